@@ -1,0 +1,1 @@
+"""GPU kernels of HSTU and their plain PyTorch twins."""

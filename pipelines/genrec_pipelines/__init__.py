@@ -1,0 +1,1 @@
+"""The Kubeflow pipeline, its recipes and the `genrec` command."""

@@ -1,0 +1,1 @@
+"""Serving of HSTU: vLLM plugin, KServe predictor, REST API and rollout."""
