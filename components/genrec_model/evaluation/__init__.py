@@ -1,0 +1,1 @@
+"""Offline evaluation: retrieval over the whole catalogue, and the three tasks."""

@@ -1,0 +1,1 @@
+"""ONNX export of HSTU: one file for ONNX Runtime and for TensorRT."""

@@ -1,0 +1,68 @@
+"""One HSTU layer: everything but the attention itself, which the caller brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
+from torch import Tensor, nn
+
+from genrec_model.hstu.config import HSTUConfig
+
+#: Attention of one layer: (layer, q, k, v), each [..., H, D], to [..., H, D]. Training brings
+#: jagged rows, the exporter padded ones, and the server KV pages.
+Attend = Callable[["HSTULayer", Tensor, Tensor, Tensor], Tensor]
+
+
+class HSTULayer(nn.Module):
+    """``x + W_o(LN(attention(q, k, v)) ⊙ u)`` with ``u, v, q, k = SiLU(W·LN(x))``.
+
+    arXiv 2402.17152, equations 2-4.
+    """
+
+    boundaries: Tensor
+
+    def __init__(self, config: HSTUConfig) -> None:
+        super().__init__()
+        inner = config.num_heads * config.head_dim
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.input_norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
+        self.uvqk = nn.Linear(config.hidden_size, 4 * inner)
+        self.output_norm = nn.LayerNorm(inner, eps=1e-6)
+        self.output = nn.Linear(inner, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.position_bias: nn.Parameter | None = None
+        self.time_bias: nn.Parameter | None = None
+        if config.relative_bias:
+            self.position_bias = nn.Parameter(torch.zeros(config.max_rows + 1))
+            self.time_bias = nn.Parameter(torch.zeros(config.num_time_buckets))
+            bounds = time_bucket_boundaries(config.num_time_buckets)
+            self.register_buffer("boundaries", bounds, persistent=False)
+        nn.init.normal_(self.uvqk.weight, std=0.02)
+        nn.init.zeros_(self.uvqk.bias)
+
+    @property
+    def bias(self) -> RelativeBias | None:
+        """The layer's bias tables, or None where the model has none."""
+        if self.position_bias is None or self.time_bias is None:
+            return None
+        return RelativeBias(self.position_bias, self.time_bias, self.boundaries)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[..., W] to u [..., H·D] and q, k, v [..., H, D]."""
+        u, v, q, k = F.silu(self.uvqk(self.input_norm(x))).chunk(4, dim=-1)
+        heads = (self.num_heads, self.head_dim)
+        return u, q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
+
+    def combine(self, x: Tensor, u: Tensor, attended: Tensor) -> Tensor:
+        """Gate the attention's output [..., H, D] by u and add it to x [..., W]."""
+        gated = self.output_norm(attended.flatten(-2)) * u
+        out: Tensor = x + self.output(self.dropout(gated))
+        return out
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """[..., W] to [..., W]."""
+        u, q, k, v = self.project(x)
+        return self.combine(x, u, attend(self, q, k, v))

@@ -1,0 +1,1 @@
+"""Training of HSTU: windows of histories, two objectives, checkpoints."""

@@ -1,0 +1,7 @@
+"""Plain PyTorch twins: what every faster kernel is tested against."""
+
+from genrec_kernels.reference.hstu_attention import hstu_attention
+from genrec_kernels.reference.padded_hstu_attention import padded_hstu_attention
+from genrec_kernels.reference.paged_hstu_attention import paged_hstu_attention
+
+__all__ = ["hstu_attention", "padded_hstu_attention", "paged_hstu_attention"]
