@@ -8,7 +8,7 @@ import polars as pl
 
 from genrec_model.data.bundle import Bundle
 from genrec_model.data.dataset import Dataset, items_of
-from genrec_model.data.events import DAY_S, sort_events
+from genrec_model.data.events import sort_events
 from genrec_model.data.spec import DatasetSpec, TaskRule, TaskSpec
 from genrec_model.data.tables import TableKind, cast_columns, parse_table, read_table
 from genrec_model.errors import DataError
@@ -36,9 +36,10 @@ KUAIRAND = DatasetSpec(
         ),
         TaskSpec(
             name="retention",
-            # Two weeks of data: a day keeps most labels known, an hour makes another session.
-            rule=TaskRule(kind="returns_within", min_gap_s=3600, horizon_s=DAY_S),
-            description="the user comes back in a later session, 1 to 24 hours later",
+            # These users open the app many times a day: within a day 92 % are back and the label
+            # would say little, within six hours 55 % are.
+            rule=TaskRule(kind="returns_within", min_gap_s=3600, horizon_s=6 * 3600),
+            description="the user comes back in a later session, 1 to 6 hours later",
         ),
     ),
     unlabelled={"monetization": "KuaiRand records no spending"},

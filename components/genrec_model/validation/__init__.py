@@ -1,0 +1,1 @@
+"""The data gate: a Great Expectations suite built from a data set's specification."""
