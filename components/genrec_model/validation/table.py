@@ -36,11 +36,10 @@ def validation_table(dataset: Dataset, limits: ValidationLimits) -> pl.DataFrame
     # Float32 has NaN beside null; the suite should see one kind of nothing.
     floats = [name for name, kind in events.schema.items() if kind.is_float()]
     events = events.with_columns(pl.col(floats).fill_nan(None))
-    table = events.with_columns(
-        (~events.select(pl.struct(pl.all()).is_first_distinct()).to_series())
-        .cast(pl.Int8)
-        .alias(IS_DUPLICATE)
-    )
+    table = events
+    if events.width:
+        first = events.select(pl.struct(pl.all()).is_first_distinct()).to_series()
+        table = events.with_columns((~first).cast(pl.Int8).alias(IS_DUPLICATE))
     if _has(events, "user_id", "timestamp"):
         since = pl.col("timestamp").diff().over("user_id")
         table = table.with_columns(since.alias(SINCE_PREVIOUS))
@@ -52,9 +51,10 @@ def validation_table(dataset: Dataset, limits: ValidationLimits) -> pl.DataFrame
         table = table.with_columns(
             pl.when(pl.col("timestamp") >= start).then(is_new.cast(pl.Int8)).alias(ON_NEW_ITEM)
         )
-    whole = events.drop_nulls(["timestamp"]) if "timestamp" in events.columns else events
-    if _has(events, "user_id", "item_id", "timestamp", "action", "value") and (
-        whole.height == events.height > 0
+    # A label needs every time: one that is missing may be the return that another event awaits.
+    if (
+        _has(events, "user_id", "item_id", "timestamp", "action", "value")
+        and events["timestamp"].null_count() == 0
     ):
         labels = label_events(events, dataset.spec)
         table = table.with_columns(labels[f"label_{task.name}"] for task in dataset.spec.tasks)

@@ -145,6 +145,10 @@ FAULTS: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
     ),
     "few events": (lambda e: e.head(500), "expect_table_row_count_to_be_between(table)"),
     "no events": (lambda e: e.head(0), "expect_table_row_count_to_be_between(table)"),
+    "no columns": (
+        lambda e: pl.DataFrame(),
+        "expect_table_columns_to_match_set(table)",
+    ),
     "one user": (
         lambda e: e.with_columns(user_id=1).sort("timestamp"),
         "expect_column_unique_value_count_to_be_between(user_id)",
