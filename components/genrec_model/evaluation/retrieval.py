@@ -16,7 +16,7 @@ from genrec_model.evaluation.windows import TargetWindow, batched, target_window
 from genrec_model.features.rows import Ints, collate
 from genrec_model.features.sequences import UserSequences
 from genrec_model.features.vocabulary import NUM_RESERVED, UNKNOWN
-from genrec_model.hstu import HSTU
+from genrec_model.hstu import HSTU, HSTUConfig
 
 CUTOFFS = (10, 50, 200)
 #: Padded history rows of one batch.
@@ -87,16 +87,27 @@ def evaluate_retrieval(
 
 
 def evaluate_popularity(
-    model: HSTU, sequences: UserSequences, targets: Ints, train_counts: Ints, *, exclude_seen: bool
+    config: HSTUConfig,
+    sequences: UserSequences,
+    targets: Ints,
+    train_counts: Ints,
+    *,
+    exclude_seen: bool,
 ) -> RetrievalResult:
-    """The same targets ranked by how often an item occurs in the training period."""
+    """The same targets ranked by how often an item occurs in the training period.
+
+    Args:
+        config: shape of the model that is compared, for the same batches.
+        sequences, targets, exclude_seen: as in `evaluate_retrieval`.
+        train_counts: int64 [V], events of each item.
+    """
     scores = torch.from_numpy(train_counts).to(torch.float32)
     scores[:NUM_RESERVED] = -torch.inf
 
     def score(windows: list[TargetWindow]) -> torch.Tensor:
         return scores.repeat(sum(len(window.targets) for window in windows), 1)
 
-    windows = target_windows(sequences, targets, model.config)
+    windows = target_windows(sequences, targets, config)
     return rank_targets(sequences, windows, score, exclude_seen=exclude_seen)
 
 

@@ -1,0 +1,1 @@
+"""Inference engines built from an artifact's ONNX: ONNX Runtime and TensorRT."""

@@ -1,0 +1,111 @@
+"""The evaluation of one model, against popularity and the current champion."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from genrec_model.artifact import Artifact
+from genrec_model.errors import ConfigError
+from genrec_model.evaluation.gate import QualityGate
+from genrec_model.evaluation.golden import golden_requests
+from genrec_model.evaluation.retrieval import (
+    evaluate_popularity,
+    evaluate_retrieval,
+    retrieval_targets,
+)
+from genrec_model.evaluation.tasks import base_rates, evaluate_tasks
+from genrec_model.features.prepare import Features
+
+#: Histories of fewer events are short.
+SHORT_HISTORY = 20
+#: Items with fewer training events are new.
+NEW_ITEM = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How a model is evaluated.
+
+    Args:
+        max_targets: events of the test period to predict; a seeded sample where there are more.
+        golden_users: users whose requests and answers go into the artifact.
+        seed: of the samples.
+        gate: what the model must reach.
+    """
+
+    max_targets: int = 20_000
+    golden_users: int = 48
+    seed: int = 0
+    gate: QualityGate = QualityGate()
+
+    def __post_init__(self) -> None:
+        if self.max_targets < 1 or self.golden_users < 1:
+            raise ConfigError("evaluation: max_targets and golden_users must be at least 1")
+
+
+def evaluate(
+    artifact: Artifact,
+    features: Features,
+    *,
+    champion: Artifact | None = None,
+    options: EvaluationOptions | None = None,
+) -> dict[str, Any]:
+    """Measure a model on the test period and write ``metrics.json`` and ``golden.json``.
+
+    Returns:
+        What ``metrics.json`` holds: ``retrieval`` (metrics of ``hstu``, ``popularity`` and, where
+        there is one, ``champion``), ``slices``, ``tasks``, ``unlabelled``, ``gate``.
+    """
+    options = options or EvaluationOptions()
+    split, spec = features.dataset.split, features.dataset.spec
+    sequences = features.sequences(artifact.vocabulary)
+    targets = retrieval_targets(
+        sequences,
+        start=split.test,
+        stop=np.iinfo(np.int64).max,
+        limit=options.max_targets,
+        seed=options.seed,
+    )
+    model = artifact.load_model()
+    counts = artifact.vocabulary.train_counts
+    own = evaluate_retrieval(model, sequences, targets, exclude_seen=spec.exclude_seen)
+    popular = evaluate_popularity(
+        model.config, sequences, targets, counts, exclude_seen=spec.exclude_seen
+    )
+    retrieval = {"hstu": own.metrics, "popularity": popular.metrics}
+    if champion is not None:
+        retrieval["champion"] = evaluate_retrieval(
+            champion.load_model(),
+            features.sequences(champion.vocabulary),
+            targets,
+            exclude_seen=spec.exclude_seen,
+        ).metrics
+
+    first = sequences.offsets[np.searchsorted(sequences.offsets, own.targets, side="right") - 1]
+    length = own.targets - first
+    new = counts[sequences.items[own.targets]] < NEW_ITEM
+    masks = {
+        f"history under {SHORT_HISTORY}": length < SHORT_HISTORY,
+        f"history of {SHORT_HISTORY} or more": length >= SHORT_HISTORY,
+        f"item seen under {NEW_ITEM} times": new,
+        f"item seen {NEW_ITEM} times or more": ~new,
+    }
+    tasks = evaluate_tasks(
+        model, sequences, targets, base_rates=base_rates(sequences, split.validation)
+    )
+    reasons = options.gate.judge(retrieval, tasks)
+    metrics = {
+        "retrieval": retrieval,
+        "slices": {"hstu": own.slices(masks), "popularity": popular.slices(masks)},
+        "tasks": tasks,
+        "unlabelled": dict(spec.unlabelled),
+        "gate": {"passed": not reasons, "reasons": reasons, **asdict(options.gate)},
+    }
+    artifact.write("metrics.json", metrics)
+    artifact.write(
+        "golden.json", golden_requests(artifact, features, users=options.golden_users)
+    )
+    return metrics

@@ -1,0 +1,1 @@
+"""MLflow: tracking of runs, and the model registry whose aliases say what is served."""
