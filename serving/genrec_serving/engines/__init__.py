@@ -1,0 +1,1 @@
+"""Ways to score a user's history, behind one interface."""

@@ -1,0 +1,274 @@
+"""vLLM's engine in this process, driven by one thread.
+
+vLLM usually runs its engine in a process of its own, with a socket and msgpack between. For a
+model of some megabytes that costs a second gigabyte of memory and more time than the model takes,
+so here the engine lives in a thread: requests come in by a queue, every turn of the thread's loop
+admits all that wait and runs one step (continuous batching), and answers go out through futures.
+Several engine processes behind one front are a matter of scale, and can use the same interface.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import queue
+import threading
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from genrec_model.artifact import Artifact
+from genrec_model.errors import EngineError, EngineUnavailable
+from genrec_model.features.rows import UserRows
+from genrec_serving.engines.interface import (
+    RankCall,
+    RecommendCall,
+    Scored,
+    ScoringEngine,
+    describe,
+)
+from genrec_serving.engines.vllm_environment import prepare_environment
+from genrec_serving.vllm_plugin.pooling_request import rank_kwargs, recommend_kwargs
+
+if TYPE_CHECKING:
+    from vllm.outputs import PoolingRequestOutput
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmOptions:
+    """How large an engine is.
+
+    Args:
+        kv_cache_mb: memory for the pages of all users' histories, in MiB.
+        page_rows: rows of a page, a multiple of 16. Where it does not divide the model's
+            `chunk_size`, all works, but a history that is cut keeps less of its cache.
+        max_requests: most requests in one step.
+        max_step_rows: most history rows in one step; longer histories take several.
+        threads: of PyTorch.
+    """
+
+    kv_cache_mb: int = 128
+    page_rows: int = 16
+    max_requests: int = 32
+    max_step_rows: int = 4096
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A request on its way to the engine's thread, and where its answer goes."""
+
+    rows: UserRows
+    kwargs: dict[str, Any]
+    answer: Future[Scored]
+
+
+class VllmEngine(ScoringEngine):
+    """HSTU in vLLM: continuous batching, and histories that are computed once.
+
+    Args:
+        artifact: the model.
+        version: salts the prefix cache.
+        options: how large the engine is.
+
+    Raises:
+        EngineUnavailable: vLLM is not installed.
+        EngineError: vLLM cannot start.
+    """
+
+    name = "vllm"
+
+    def __init__(self, artifact: Artifact, *, version: str, options: VllmOptions) -> None:
+        self._salt = version
+        self._options = options
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        # Holds off new jobs while the thread ends, so that none is left in the queue.
+        self._gate = threading.Lock()
+        self._end: str | None = None
+        self._ids = itertools.count()
+        started: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(artifact, started), name="engine-vllm", daemon=True
+        )
+        self._thread.start()
+        started.result()
+
+    @property
+    def healthy(self) -> bool:
+        """False once the engine failed or was closed."""
+        return self._end is None
+
+    async def recommend(self, call: RecommendCall) -> Scored:
+        """As the base class says."""
+        kwargs = recommend_kwargs(k=call.k, now=call.now, exclude=call.exclude, allow=call.allow)
+        return await self._submit(call.rows, kwargs)
+
+    async def rank(self, call: RankCall) -> Scored:
+        """As the base class says."""
+        return await self._submit(call.rows, rank_kwargs(candidates=call.candidates, now=call.now))
+
+    def close(self) -> None:
+        """Fail what is waiting and end the thread."""
+        self._jobs.put(None)
+        self._thread.join(timeout=30)
+
+    async def _submit(self, rows: UserRows, kwargs: dict[str, Any]) -> Scored:
+        answer: Future[Scored] = Future()
+        with self._gate:
+            if self._end is not None:
+                raise EngineError(self._end)
+            self._jobs.put(Job(rows=rows, kwargs=kwargs, answer=answer))
+        return await asyncio.wrap_future(answer)
+
+    def _run(self, artifact: Artifact, started: Future[None]) -> None:
+        """The thread: start, serve until told to stop, and leave nobody waiting."""
+        try:
+            torch.set_num_threads(self._options.threads)  # a thread's own in OpenMP
+            engine = build_engine(artifact, self._options)
+        except Exception as error:
+            # The one who waits for the start gets it, whatever it is.
+            started.set_exception(_start_error(error))
+            return
+        started.set_result(None)
+        pending: dict[str, Job] = {}
+        end = "engine vllm: it was closed"
+        try:
+            self._serve(engine, pending)
+        except Exception as error:
+            log.exception("engine vllm failed")
+            end = f"engine vllm: it failed ({describe(error)}) and must be started again"
+        self._finish(end, pending)
+        engine.engine_core.shutdown()
+
+    def _serve(self, engine: LLMEngine, pending: dict[str, Job]) -> None:
+        """Admit, step, answer, until a None comes."""
+        while self._admit(engine, pending):
+            for output in engine.step():
+                job = pending.pop(output.request_id)
+                _resolve(job.answer, _scored(output))
+
+    def _admit(self, engine: LLMEngine, pending: dict[str, Job]) -> bool:
+        """Hand all waiting jobs to the scheduler; wait for one where there is nothing to do."""
+        while True:
+            try:
+                job = self._jobs.get(block=not pending)
+            except queue.Empty:
+                return True
+            if job is None:
+                return False
+            self._add(engine, job, pending)
+
+    def _add(self, engine: LLMEngine, job: Job, pending: dict[str, Job]) -> None:
+        from vllm import PoolingParams
+
+        from genrec_serving.vllm_plugin.pooler import TASK
+        from genrec_serving.vllm_plugin.prompt import pack
+
+        if job.answer.cancelled():
+            return
+        request_id = str(next(self._ids))
+        prompt = {"prompt_embeds": pack(job.rows), "cache_salt": self._salt}
+        try:
+            engine.add_request(
+                request_id, prompt, PoolingParams(task=TASK, extra_kwargs=job.kwargs)
+            )
+        except ValueError as error:
+            # vLLM refuses this request; it has not touched the others.
+            _fail(job.answer, f"engine vllm: {describe(error)}")
+            return
+        pending[request_id] = job
+
+    def _finish(self, end: str, pending: dict[str, Job]) -> None:
+        with self._gate:
+            self._end = end
+            for job in pending.values():
+                _fail(job.answer, end)
+            while not self._jobs.empty():
+                waiting = self._jobs.get()
+                if waiting is not None:
+                    _fail(waiting.answer, end)
+
+
+def build_engine(artifact: Artifact, options: VllmOptions) -> LLMEngine:
+    """vLLM's engine with this model, in this process.
+
+    Raises:
+        ImportError: vLLM is not installed.
+        Exception: whatever vLLM raises where it cannot start.
+    """
+    prepare_environment()
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    from genrec_serving.vllm_plugin import register
+
+    register(load_class=True)
+    config = artifact.config
+    if config.chunk_size % options.page_rows:
+        log.warning(
+            "histories are cut in chunks of %d events, which is no multiple of the %d rows of a "
+            "page: a cut history keeps less of its cache",
+            config.chunk_size,
+            options.page_rows,
+        )
+    # vLLM warns about budgets that no batch could fill.
+    largest_step = options.max_requests * (config.max_rows + 1)
+    arguments = EngineArgs(
+        model=str(artifact.path),
+        runner="pooling",
+        skip_tokenizer_init=True,
+        enable_prompt_embeds=True,
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=config.max_rows + 1,
+        block_size=options.page_rows,
+        kv_cache_memory_bytes=options.kv_cache_mb << 20,
+        max_num_seqs=options.max_requests,
+        max_num_batched_tokens=min(options.max_step_rows, largest_step),
+        enable_prefix_caching=True,
+        enable_chunked_prefill=True,
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+    )
+    return LLMEngine.from_engine_args(arguments)
+
+
+def _start_error(error: Exception) -> EngineError:
+    if isinstance(error, ImportError):
+        failure: EngineError = EngineUnavailable(f"vllm: it cannot be imported ({describe(error)})")
+    else:
+        failure = EngineError(f"vllm: it cannot start ({describe(error)})")
+    failure.__cause__ = error
+    return failure
+
+
+def _scored(output: PoolingRequestOutput[Any]) -> Scored:
+    """The pooler's columns (see `vllm_plugin.pooler`) by name."""
+    columns = output.outputs.data.numpy()
+    return Scored(
+        items=columns[:, 0].astype(np.int64),
+        scores=columns[:, 1].astype(np.float32),
+        task_logits=columns[:, 2:].astype(np.float32),
+        cached_rows=max(output.num_cached_tokens, 0),
+    )
+
+
+def _resolve(answer: Future[Scored], scored: Scored) -> None:
+    try:
+        answer.set_result(scored)
+    except InvalidStateError:
+        log.debug("nobody waits for this answer any more")
+
+
+def _fail(answer: Future[Scored], message: str) -> None:
+    try:
+        answer.set_exception(EngineError(message))
+    except InvalidStateError:
+        log.debug("nobody waits for this answer any more")

@@ -1,0 +1,28 @@
+"""Environment variables that vLLM reads when it is imported.
+
+vLLM has no other door for these settings, so this is the one place of the project that writes to
+the environment.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+def prepare_environment(*, log_level: str = "ERROR") -> None:
+    """Set what an engine in this process needs; call it before the first import of vLLM.
+
+    Args:
+        log_level: of vLLM's own log.
+    """
+    os.environ.update(
+        # The engine runs in a thread of this process, see `vllm_engine`.
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        # Left to itself it would pin this process, and so the web server, to some cores.
+        VLLM_CPU_OMP_THREADS_BIND="nobind",
+        # Its rendezvous with itself needs no network.
+        VLLM_HOST_IP="127.0.0.1",
+        VLLM_LOGGING_LEVEL=log_level,
+        VLLM_NO_USAGE_STATS="1",
+        DO_NOT_TRACK="1",
+    )

@@ -1,0 +1,198 @@
+"""The recommender as a KServe model: protocols V1 and V2, in JSON, binary and gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from kserve import InferRequest, InferResponse, Model
+
+from genrec_model.errors import EngineError, RequestError
+from genrec_serving.metrics import RequestMetrics, Surface
+from genrec_serving.recommender import Recommender
+from genrec_serving.requests import Answer, RankQuery, RecommendQuery
+from genrec_serving.schemas import RankBody, RecommendBody, answer_to_dict, parse_value
+from genrec_serving.v2_tensors import MAX_BATCH, TensorCodec, at, tensor_error
+
+
+class RecommenderModel(Model):  # type: ignore[misc]  # kserve is untyped
+    """A KServe model that asks a `Recommender`.
+
+    V1: ``{"instances": [...]}``, each instance a body of ``/v1/recommend`` or, with `candidates`,
+    of ``/v1/rank``; each prediction is that route's answer. V2: see `v2_tensors`.
+
+    Args:
+        name: in the URLs.
+        load: makes the recommender; takes long, and is called in a thread.
+        metrics: where requests are counted.
+    """
+
+    def __init__(
+        self, name: str, *, load: Callable[[], Recommender], metrics: RequestMetrics
+    ) -> None:
+        super().__init__(name)
+        self.engine = True
+        self._load_recommender = load
+        self._metrics = metrics
+        self._loaded: tuple[Recommender, TensorCodec] | None = None
+
+    @property
+    def recommender(self) -> Recommender:
+        """The recommender.
+
+        Raises:
+            EngineError: it is not loaded yet.
+        """
+        return self._parts[0]
+
+    @property
+    def _parts(self) -> tuple[Recommender, TensorCodec]:
+        if self._loaded is None:
+            raise EngineError(f"model {self.name} is still loading")
+        return self._loaded
+
+    async def start_engine(self) -> None:
+        """Load the model and answer one real request; ready after that.
+
+        Raises:
+            GenrecError: the model cannot be loaded, or its engine cannot answer.
+        """
+        recommender = await asyncio.to_thread(self._load_recommender)
+        await recommender.warm_up()
+        artifact = recommender.artifact
+        codec = TensorCodec(artifact.vocabulary, artifact.config.tasks)
+        self._loaded = recommender, codec
+        self.ready = True
+
+    def start(self) -> None:
+        """Nothing: `start_engine` does it all."""
+
+    def load(self) -> bool:
+        """KServe calls this for a model that is not ready; it loads only once, at the start."""
+        return bool(self.ready)
+
+    def stop_engine(self) -> None:
+        """Close the engines; the model is not ready any more."""
+        self.ready = False
+        if self._loaded is not None:
+            self._loaded[0].close()
+
+    async def healthy(self) -> bool:
+        """Whether requests can be answered."""
+        return self._loaded is not None and self._loaded[0].healthy
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Input tensors of V2."""
+        return self._parts[1].input_types
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Output tensors of V2."""
+        return self._parts[1].output_types
+
+    async def predict(
+        self,
+        payload: Any,
+        headers: Mapping[str, str] | None = None,  # noqa: ARG002  # KServe's signature
+        response_headers: dict[str, str] | None = None,  # noqa: ARG002
+    ) -> dict[str, Any] | InferResponse:
+        """Answer a request of either protocol.
+
+        Raises:
+            RequestError: something in it is wrong.
+            EngineError: the engine is not available, or failed.
+        """
+        if isinstance(payload, InferRequest):
+            return await self._predict_v2(payload)
+        return {"predictions": await self._predict_v1(payload)}
+
+    async def explain(self, payload: Any, headers: Any = None) -> Any:  # noqa: ARG002
+        """Not offered.
+
+        Raises:
+            RequestError: always.
+        """
+        raise RequestError("this model has no explainer", field="explain", status=404)
+
+    async def _predict_v1(self, payload: Any) -> list[dict[str, Any]]:
+        if isinstance(payload, bytes):  # of a content type that KServe does not know
+            try:
+                payload = orjson.loads(payload)
+            except orjson.JSONDecodeError as error:
+                raise RequestError(str(error), field="body", status=400) from error
+        if not isinstance(payload, dict) or not isinstance(payload.get("instances"), list):
+            raise RequestError("give a list of instances", field="instances", status=400)
+        instances = payload["instances"]
+        if not 1 <= len(instances) <= MAX_BATCH:
+            raise RequestError(
+                f"{len(instances)} instances; 1 to {MAX_BATCH} are allowed", field="instances"
+            )
+        answers = await _all(self._instance(i, body) for i, body in enumerate(instances))
+        return [answer_to_dict(answer) for answer in answers]
+
+    async def _instance(self, place: int, body: Any) -> Answer:
+        ranks = isinstance(body, dict) and "candidates" in body
+
+        def query() -> RecommendQuery | RankQuery:
+            if ranks:
+                return parse_value(RankBody, body).query()
+            return parse_value(RecommendBody, body).query()
+
+        try:
+            return await self._ask(query, "v1")
+        except RequestError as error:
+            field = f"instances[{place}].{error.field}"
+            raise at(error, field.removesuffix(".body"), status=error.status) from error
+
+    async def _predict_v2(self, request: InferRequest) -> InferResponse:
+        surface: Surface = "grpc" if request.from_grpc else "v2"
+        codec = self._parts[1]
+        queries: Sequence[RecommendQuery | RankQuery] = codec.queries(request)
+        answers = await _all(self._row(i, query, surface) for i, query in enumerate(queries))
+        first = queries[0]
+        width = first.k if isinstance(first, RecommendQuery) else len(first.candidates)
+        outputs = codec.outputs(answers, width)
+        if request.from_grpc and request.request_outputs:
+            # Over REST, KServe makes the selection itself.
+            wanted = {output.name for output in request.request_outputs}
+            outputs = [output for output in outputs if output.name in wanted]
+        return InferResponse(
+            request.id or str(uuid4()),
+            self.name,
+            outputs,
+            model_version=self.recommender.version,
+            parameters={
+                "strategy": answers[0].strategy,
+                "cached_events": sum(answer.cached_events for answer in answers),
+            },
+            use_binary_outputs=request.use_binary_outputs,
+            requested_outputs=request.request_outputs,
+        )
+
+    async def _row(self, row: int, query: RecommendQuery | RankQuery, surface: Surface) -> Answer:
+        try:
+            return await self._ask(lambda: query, surface)
+        except RequestError as error:
+            raise tensor_error(error, row) from error
+
+    async def _ask(
+        self, make_query: Callable[[], RecommendQuery | RankQuery], surface: Surface
+    ) -> Answer:
+        with self._metrics.request(surface) as observer:
+            query = make_query()
+            if isinstance(query, RankQuery):
+                observer.answer = await self.recommender.rank(query)
+            else:
+                observer.answer = await self.recommender.recommend(query)
+        return observer.answer
+
+
+async def _all(tasks: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    """All answers, or the first error in the order of the request; nothing is left running."""
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if isinstance(result, Answer)]

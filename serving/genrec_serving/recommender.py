@@ -1,0 +1,247 @@
+"""The recommender: from a question in ids to an answer in ids.
+
+Letters in shapes: n items of an answer, T tasks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from genrec_model.artifact import Artifact
+from genrec_model.errors import EngineError, RequestError
+from genrec_model.features.rows import Ints
+from genrec_model.features.vocabulary import NUM_RESERVED
+from genrec_serving.encoding import Encoder, user_rows
+from genrec_serving.engines.interface import RankCall, RecommendCall, Scored
+from genrec_serving.histories import HistoryStore
+from genrec_serving.requests import (
+    BY_SCORE,
+    MAX_CANDIDATES,
+    MAX_K,
+    Answer,
+    Events,
+    Query,
+    RankQuery,
+    RecommendQuery,
+    ScoredItem,
+)
+from genrec_serving.strategy import STRATEGIES, Choice, Strategies
+
+#: A user of whom nothing is known.
+NOBODY = Query(history=Events(item_ids=(), actions=(), timestamps=()))
+
+
+class Stages:
+    """Milliseconds of each stage of one request."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._ms: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block."""
+        start = time.perf_counter()
+        yield
+        self._ms[name] = round((time.perf_counter() - start) * 1e3, 3)
+
+    def result(self) -> dict[str, float]:
+        """All stages so far, and `total`."""
+        return {**self._ms, "total": round((time.perf_counter() - self._start) * 1e3, 3)}
+
+
+class Recommender:
+    """Answers questions with one model; every surface of the server calls this one.
+
+    Args:
+        artifact: the model.
+        strategies: its engines.
+        name: of the model.
+        version: of the model.
+        histories: users that the server knows.
+        clock: unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        artifact: Artifact,
+        strategies: Strategies,
+        name: str,
+        version: str,
+        histories: HistoryStore | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.artifact = artifact
+        self.strategies = strategies
+        self.name = name
+        self.version = version
+        self.histories = histories
+        self._clock = clock
+        self._vocabulary = artifact.vocabulary
+        self._spec = artifact.dataset.spec
+        self._encoder = Encoder(self._vocabulary, histories)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether requests can be answered."""
+        return self.strategies.healthy
+
+    async def recommend(self, query: RecommendQuery) -> Answer:
+        """The best items of the catalogue.
+
+        Raises:
+            RequestError: something in the query is wrong.
+            EngineError: the engine is not available, or failed.
+        """
+        stages = Stages()
+        with stages.stage("features"):
+            if not 1 <= query.k <= MAX_K:
+                raise RequestError(f"{query.k} is not between 1 and {MAX_K}", field="k")
+            choice = await self._choose(query)
+            now = self._now(query)
+            history = self._encoder.history(query, now=now)
+            exclude = [self._encoder.known_items(query.deny, field="deny")]
+            exclude_seen = query.exclude_seen
+            if exclude_seen if exclude_seen is not None else self._spec.exclude_seen:
+                exclude.append(np.unique(history.items))
+            call = RecommendCall(
+                rows=user_rows(history, self.artifact.config, now=now),
+                now=now,
+                k=query.k,
+                exclude=np.concatenate(exclude),
+                allow=self._allowed(query),
+            )
+        with stages.stage("engine"):
+            scored = await choice.engine.recommend(call)
+        order = np.arange(len(scored.items))
+        return self._answer(scored, order, choice, len(call.rows.items) - 1, stages)
+
+    async def rank(self, query: RankQuery) -> Answer:
+        """The candidates with their scores, best first.
+
+        Raises:
+            RequestError: something in the query is wrong.
+            EngineError: the engine is not available, or failed.
+        """
+        stages = Stages()
+        with stages.stage("features"):
+            order_by = self._order_by(query)
+            choice = await self._choose(query)
+            now = self._now(query)
+            history = self._encoder.history(query, now=now)
+            call = RankCall(
+                rows=user_rows(history, self.artifact.config, now=now),
+                now=now,
+                candidates=self._candidates(query),
+            )
+        with stages.stage("engine"):
+            scored = await choice.engine.rank(call)
+        column = scored.scores
+        if order_by != BY_SCORE:
+            column = scored.task_logits[:, self.artifact.config.tasks.index(order_by)]
+        # Stable: items of one score stay in the order of the request.
+        order = np.argsort(-column, kind="stable")
+        return self._answer(scored, order, choice, len(call.rows.items) - 1, stages)
+
+    async def warm_up(self) -> None:
+        """Answer one recommendation and one ranking, of a user without history.
+
+        Raises:
+            EngineError: the default engine cannot.
+        """
+        now = int(self._clock())
+        rows = user_rows(self._encoder.history(NOBODY, now=now), self.artifact.config, now=now)
+        engine = (await self.strategies.choose(None)).engine
+        found = await engine.recommend(
+            RecommendCall(rows=rows, now=now, k=1, exclude=np.empty(0, np.int64))
+        )
+        await engine.rank(RankCall(rows=rows, now=now, candidates=found.items))
+        if len(found.items) != 1:
+            raise EngineError(f"engine {engine.name} recommends nothing to a new user")
+
+    def close(self) -> None:
+        """Close the engines."""
+        self.strategies.close()
+
+    async def _choose(self, query: Query) -> Choice:
+        if query.strategy is not None and query.strategy not in STRATEGIES:
+            raise RequestError(
+                f"{query.strategy!r} is unknown: use one of {', '.join(STRATEGIES)}",
+                field="strategy",
+            )
+        return await self.strategies.choose(query.strategy)
+
+    def _now(self, query: Query) -> int:
+        return int(self._clock()) if query.now is None else query.now
+
+    def _allowed(self, query: RecommendQuery) -> Ints | None:
+        if query.allow is None:
+            return None
+        if not query.allow:
+            raise RequestError("is empty: leave it out to allow all items", field="allow")
+        allowed = self._encoder.known_items(query.allow, field="allow")
+        if not len(allowed):
+            raise RequestError("has no item of the catalogue", field="allow")
+        return allowed
+
+    def _candidates(self, query: RankQuery) -> Ints:
+        if not query.candidates:
+            raise RequestError("is empty: give the items to rank", field="candidates")
+        candidates = self._encoder.items(query.candidates, field="candidates", limit=MAX_CANDIDATES)
+        first: dict[int, int] = {}
+        for i, item in enumerate(candidates.tolist()):
+            if first.setdefault(item, i) != i:
+                raise RequestError(
+                    f"item {query.candidates[i]!r} is given twice", field=f"candidates[{i}]"
+                )
+        return candidates
+
+    def _order_by(self, query: RankQuery) -> str:
+        tasks = self.artifact.config.tasks
+        if query.order_by is None:
+            return tasks[0] if tasks else BY_SCORE
+        if query.order_by != BY_SCORE and query.order_by not in tasks:
+            raise RequestError(
+                f"{query.order_by!r} is unknown: use one of {', '.join((*tasks, BY_SCORE))}",
+                field="order_by",
+            )
+        return query.order_by
+
+    def _answer(
+        self, scored: Scored, order: Ints, choice: Choice, history_events: int, stages: Stages
+    ) -> Answer:
+        tasks = self.artifact.config.tasks
+        with stages.stage("answer"):
+            # The sigmoid, in the form that does not overflow.
+            logits_nT = scored.task_logits[order].astype(np.float64)
+            probabilities_nT = (1 + np.tanh(logits_nT / 2)) / 2
+            items = [
+                ScoredItem(
+                    item_id=self._vocabulary.item_ids[row - NUM_RESERVED],
+                    title=self._vocabulary.titles[row - NUM_RESERVED],
+                    score=score,
+                    tasks=dict(zip(tasks, probabilities, strict=True)),
+                )
+                for row, score, probabilities in zip(
+                    scored.items[order].tolist(),
+                    scored.scores[order].tolist(),
+                    probabilities_nT.tolist(),
+                    strict=True,
+                )
+            ]
+        return Answer(
+            items=items,
+            model_name=self.name,
+            model_version=self.version,
+            strategy=choice.engine.name,
+            fallback=choice.fallback,
+            history_events=history_events,
+            # The start row is cached with the events, and is none.
+            cached_events=max(scored.cached_rows - 1, 0),
+            timings_ms=stages.result(),
+        )

@@ -1,0 +1,147 @@
+"""The plain REST API.
+
+The two hot routes read and write JSON by themselves: through FastAPI's own models they would take
+twice the time. Their schemas are on the OpenAPI page all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from genrec_model.errors import EngineError
+from genrec_serving.metrics import RequestMetrics
+from genrec_serving.recommender import Recommender
+from genrec_serving.requests import MAX_CANDIDATES, MAX_EVENTS, MAX_K
+from genrec_serving.schemas import (
+    AnswerBody,
+    ErrorBody,
+    RankBody,
+    RecommendBody,
+    answer_to_dict,
+    parse_json,
+)
+from genrec_serving.strategy import STRATEGIES
+
+#: Gives the recommender, or raises `EngineError` while there is none yet.
+GetRecommender = Callable[[], Recommender]
+
+
+def rest_router(recommender: GetRecommender, metrics: RequestMetrics) -> APIRouter:
+    """Routes of the REST API."""
+    router = APIRouter(tags=["recommender"])
+
+    @router.post("/v1/recommend", **_documented(RecommendBody, "Best items of the catalogue"))
+    async def recommend(request: Request) -> Response:
+        with metrics.request("rest") as observer:
+            body = parse_json(RecommendBody, await request.body())
+            observer.answer = await recommender().recommend(body.query())
+        return _json(answer_to_dict(observer.answer))
+
+    @router.post("/v1/rank", **_documented(RankBody, "Scores of given items"))
+    async def rank(request: Request) -> Response:
+        with metrics.request("rest") as observer:
+            body = parse_json(RankBody, await request.body())
+            observer.answer = await recommender().rank(body.query())
+        return _json(answer_to_dict(observer.answer))
+
+    @router.get("/v1/stats", summary="The model, its engines, and what was answered so far")
+    async def stats() -> Response:
+        return _json({**describe(recommender()), "requests": metrics.snapshot()})
+
+    @router.get("/healthz", summary="Whether the process is to be kept")
+    async def live() -> Response:
+        try:
+            # Starting takes its time; an engine that died does not come back.
+            healthy = recommender().healthy
+        except EngineError:
+            healthy = True
+        return _health(healthy)
+
+    @router.get("/readyz", summary="Whether requests can be answered")
+    async def ready() -> Response:
+        try:
+            healthy = recommender().healthy
+        except EngineError:
+            healthy = False
+        return _health(healthy)
+
+    return router
+
+
+def describe(recommender: Recommender) -> dict[str, Any]:
+    """What a client may want to know about the model and the server's limits."""
+    artifact, strategies = recommender.artifact, recommender.strategies
+    spec, config = artifact.dataset.spec, artifact.config
+    return {
+        "model": {
+            "name": recommender.name,
+            "version": recommender.version,
+            "dataset": spec.name,
+            "dataset_digest": artifact.dataset.digest,
+            "items": artifact.vocabulary.items.height,
+            "actions": list(spec.actions),
+            "tasks": {task.name: task.description for task in spec.tasks},
+            "unlabelled_tasks": dict(spec.unlabelled),
+            "exclude_seen": spec.exclude_seen,
+            "max_history": config.max_history,
+        },
+        "strategies": {
+            "default": strategies.default,
+            "all": list(STRATEGIES),
+            "started": strategies.started,
+            "unavailable": strategies.unavailable,
+        },
+        "users": None if recommender.histories is None else len(recommender.histories),
+        "limits": {"events": MAX_EVENTS, "candidates": MAX_CANDIDATES, "k": MAX_K},
+    }
+
+
+def _documented(body: type[BaseModel], summary: str) -> dict[str, Any]:
+    """Arguments of a route that reads its body itself, for the OpenAPI page."""
+    error = {"model": ErrorBody}
+    return {
+        "summary": summary,
+        "response_model": None,
+        "responses": {
+            200: {"model": AnswerBody},
+            400: {**error, "description": "The body is not JSON"},
+            404: {**error, "description": "The user is unknown"},
+            422: {**error, "description": "A field is wrong"},
+            503: {**error, "description": "The engine is not available"},
+        },
+        "openapi_extra": {
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": _inlined(body)}},
+            }
+        },
+    }
+
+
+def _inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """The model's JSON schema with its definitions in place of the references to them."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def inline(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                return inline(definitions[value["$ref"].rsplit("/", 1)[1]])
+            return {key: inline(part) for key, part in value.items()}
+        return [inline(part) for part in value] if isinstance(value, list) else value
+
+    resolved: dict[str, Any] = inline(schema)
+    return resolved
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, media_type="application/json")
+
+
+def _health(healthy: bool) -> Response:
+    return _json({"status": "ok" if healthy else "unavailable"}, 200 if healthy else 503)
