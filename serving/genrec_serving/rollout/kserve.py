@@ -119,14 +119,14 @@ def serving_runtime(target: KServeTarget) -> Manifest:
         "ports": ports,
         "resources": {"requests": dict(resources), "limits": dict(resources)},
         "readinessProbe": {
-            "httpGet": {"path": "/v2/health/ready", "port": HTTP_PORT},
+            "httpGet": {"path": "/readyz", "port": HTTP_PORT},
             "periodSeconds": 5,
             "timeoutSeconds": 5,
             "failureThreshold": 3,
         },
         # Warm-up compiles kernels and captures graphs: it must not be taken for a hang.
         "livenessProbe": {
-            "httpGet": {"path": "/v2/health/live", "port": HTTP_PORT},
+            "httpGet": {"path": "/healthz", "port": HTTP_PORT},
             "initialDelaySeconds": 300,
             "periodSeconds": 10,
             "timeoutSeconds": 5,

@@ -141,7 +141,7 @@ def run_local_rollout(
         # The splitter gives up first: its answer says which arm it was.
         timeout_s=timeout_s * 0.9,
     )
-    with running(splitter, host=host, port=port) as base_url:
+    with running(splitter.app, host=host, port=port) as base_url:
         replay = Replay(
             base_url=base_url,
             requests=requests,

@@ -1,4 +1,4 @@
-"""Running a splitter on a port of this machine, in a thread of its own."""
+"""Running an ASGI application on a port of this machine, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from genrec_model.errors import ConfigError, EngineError
-from genrec_serving.rollout.splitter import Splitter
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +22,8 @@ START_TIMEOUT_S = 20.0
 
 
 @contextmanager
-def running(splitter: Splitter, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serve a splitter until the block ends; yields its base URL.
+def running(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Serve an application, such as `Splitter.app`, until the block ends; yields its base URL.
 
     Args:
         port: 0 takes a free one.
@@ -40,9 +43,7 @@ def running(splitter: Splitter, *, host: str = "127.0.0.1", port: int = 0) -> It
 
     listener = _listen(host, port)
     address = listener.getsockname()
-    config = uvicorn.Config(
-        splitter.app, log_level="warning", access_log=False, timeout_graceful_shutdown=5
-    )
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     server = Server(config)
     thread = threading.Thread(
         target=server.run, args=([listener],), name="genrec-splitter", daemon=True
