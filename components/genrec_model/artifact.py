@@ -15,7 +15,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -168,6 +171,38 @@ class Artifact:
         values: list[dict[str, Any]] = self._json("golden.json")
         return values
 
+    @property
+    def parity(self) -> dict[str, Any]:
+        """Parity of the ONNX graphs with plain PyTorch."""
+        values: dict[str, Any] = self._json("onnx/parity.json")
+        return values
+
     def write(self, name: str, value: Any) -> None:
         """Add a JSON file."""
         write_json(self.path / name, value)
+
+    def copy_to(self, path: Path, *, leave_out: Sequence[str] = ()) -> Artifact:
+        """Copy the artifact, without the entries named, to a folder for a step that adds to it.
+
+        Files are hard links where the disk allows: they are replaced, never changed in place.
+        """
+        ignore = shutil.ignore_patterns(*leave_out)
+        with replacing(path) as temporary:
+            shutil.copytree(self.path, temporary, copy_function=_link_or_copy, ignore=ignore)
+        return Artifact(path)
+
+    def content_digest(self) -> str:
+        """``sha256:`` of all files, by name and content."""
+        digest = hashlib.sha256()
+        for file in sorted(path for path in self.path.rglob("*") if path.is_file()):
+            digest.update(f"{file.relative_to(self.path)}:{file.stat().st_size};".encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return f"sha256:{digest.hexdigest()}"
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, target)

@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     image: str = Field(
         "ghcr.io/genrec/genrec:0.1.0", description="container image of the pipeline's steps"
     )
+    error_file: Path | None = Field(
+        None, description="file in which a failing step leaves its message for who started it"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's default")
 
 

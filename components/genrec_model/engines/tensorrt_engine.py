@@ -60,9 +60,7 @@ class TensorRTBuilder(EngineBuilder):
         trt = self._module()
         logger = trt.Logger(trt.Logger.ERROR)
         builder = trt.Builder(logger)
-        network = builder.create_network(
-            1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        )
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(onnx)):
             reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class EvaluationOptions:
     max_targets: int = 20_000
     golden_users: int = 48
     seed: int = 0
-    gate: QualityGate = QualityGate()
+    gate: QualityGate = field(default_factory=QualityGate)
 
     def __post_init__(self) -> None:
         if self.max_targets < 1 or self.golden_users < 1:
@@ -105,7 +105,5 @@ def evaluate(
         "gate": {"passed": not reasons, "reasons": reasons, **asdict(options.gate)},
     }
     artifact.write("metrics.json", metrics)
-    artifact.write(
-        "golden.json", golden_requests(artifact, features, users=options.golden_users)
-    )
+    artifact.write("golden.json", golden_requests(artifact, features, users=options.golden_users))
     return metrics

@@ -81,16 +81,12 @@ def golden_requests(
                 "k": k,
                 "history": [
                     {"item_id": item, "action": action, "timestamp": time}
-                    for item, action, time in zip(
-                        names, known_actions, times.tolist(), strict=True
-                    )
+                    for item, action, time in zip(names, known_actions, times.tolist(), strict=True)
                 ],
                 "expected": {
                     "items": [vocabulary.item_ids[i - NUM_RESERVED] for i in top.tolist()],
                     "scores": scores.tolist(),
-                    "tasks": {
-                        task: tasks[:, i].tolist() for i, task in enumerate(config.tasks)
-                    },
+                    "tasks": {task: tasks[:, i].tolist() for i, task in enumerate(config.tasks)},
                 },
             }
         )

@@ -72,9 +72,7 @@ def evaluate_tasks(
     return results
 
 
-def binary_metrics(
-    labels: Ints, scores: Floats, users: Ints, base_rate: float
-) -> dict[str, Any]:
+def binary_metrics(labels: Ints, scores: Floats, users: Ints, base_rate: float) -> dict[str, Any]:
     """Metrics of one task; see `evaluate_tasks`."""
     from sklearn.metrics import log_loss, roc_auc_score
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+
 from genrec_kernels.reference import padded_hstu_attention
 from genrec_kernels.relative_bias import LOG_BUCKET_WIDTH, RelativeBias
-from torch import Tensor
 
 if TYPE_CHECKING:
     import onnx
@@ -61,15 +62,15 @@ def onnx_function() -> Any:
     opset = Opset(DOMAIN, 1)
 
     @script(opset, default_opset=op)  # type: ignore[untyped-decorator]
-    def HSTUAttention(  # type: ignore[no-untyped-def]  # noqa: N802, ANN202
-        q,  # noqa: ANN001
-        k,  # noqa: ANN001
-        v,  # noqa: ANN001
-        key_limits,  # noqa: ANN001
-        timestamps,  # noqa: ANN001
-        position_bias,  # noqa: ANN001
-        time_bias,  # noqa: ANN001
-        boundaries,  # noqa: ANN001
+    def HSTUAttention(  # type: ignore[no-untyped-def]  # noqa: N802
+        q,
+        k,
+        v,
+        key_limits,
+        timestamps,
+        position_bias,
+        time_bias,
+        boundaries,
         alpha: float,
         norm_length: float,
     ):
@@ -91,9 +92,7 @@ def onnx_function() -> Any:
         last_distance = op.Sub(op.Squeeze(op.Shape(position_bias), axis_0), one)
         distance = op.Min(op.Max(op.Sub(limit, key), zero), last_distance)
 
-        seconds = op.Abs(
-            op.Sub(op.Unsqueeze(timestamps, axis_2), op.Unsqueeze(timestamps, axis_1))
-        )
+        seconds = op.Abs(op.Sub(op.Unsqueeze(timestamps, axis_2), op.Unsqueeze(timestamps, axis_1)))
         nats = op.Log(op.Cast(op.Max(seconds, one), to=1))
         guess = op.Cast(op.Mul(nats, op.Constant(value_float=_BUCKETS_PER_NAT)), to=7)
         last_bucket = op.Sub(op.Squeeze(op.Shape(time_bias), axis_0), one)
@@ -123,15 +122,15 @@ def translation_table() -> dict[Any, Any]:
 
     opset = Opset(DOMAIN, 1)
 
-    def translate(  # type: ignore[no-untyped-def]  # noqa: ANN202
-        q,  # noqa: ANN001
-        k,  # noqa: ANN001
-        v,  # noqa: ANN001
-        key_limits,  # noqa: ANN001
-        timestamps,  # noqa: ANN001
-        position_bias,  # noqa: ANN001
-        time_bias,  # noqa: ANN001
-        boundaries,  # noqa: ANN001
+    def translate(  # type: ignore[no-untyped-def]
+        q,
+        k,
+        v,
+        key_limits,
+        timestamps,
+        position_bias,
+        time_bias,
+        boundaries,
         alpha: float,
         norm_length: float,
     ):

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-from genrec_kernels.jagged import JaggedRows
 from torch import Tensor
 
+from genrec_kernels.jagged import JaggedRows
 from genrec_model.features.vocabulary import NO_ACTION, START
 
 Ints = npt.NDArray[np.int64]

@@ -117,8 +117,8 @@ class Vocabulary:
     def _encode(values: pl.Series, known: Sequence[ItemId], first: int, unknown: int) -> Index:
         keys = pl.Series("key", known, dtype=values.dtype, strict=False)
         table = pl.DataFrame({"key": keys, "index": np.arange(len(known)) + first})
-        joined = values.alias("key").to_frame().join(
-            table, on="key", how="left", maintain_order="left"
+        joined = (
+            values.alias("key").to_frame().join(table, on="key", how="left", maintain_order="left")
         )
         return joined["index"].fill_null(unknown).to_numpy().astype(np.int64)
 

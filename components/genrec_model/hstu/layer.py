@@ -6,14 +6,19 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 from torch import Tensor, nn
 
+from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 from genrec_model.hstu.config import HSTUConfig
 
 #: Attention of one layer: (layer, q, k, v), each [..., H, D], to [..., H, D]. Training brings
 #: jagged rows, the exporter padded ones, and the server KV pages.
 Attend = Callable[["HSTULayer", Tensor, Tensor, Tensor], Tensor]
+
+
+def _heads(x: Tensor, heads: tuple[int, int]) -> Tensor:
+    """[..., H·D] to [..., H, D]."""
+    return x.reshape(*x.shape[:-1], *heads)
 
 
 class HSTULayer(nn.Module):
@@ -54,7 +59,7 @@ class HSTULayer(nn.Module):
         """[..., W] to u [..., H·D] and q, k, v [..., H, D]."""
         u, v, q, k = F.silu(self.uvqk(self.input_norm(x))).chunk(4, dim=-1)
         heads = (self.num_heads, self.head_dim)
-        return u, q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
+        return u, _heads(q, heads), _heads(k, heads), _heads(v, heads)
 
     def combine(self, x: Tensor, u: Tensor, attended: Tensor) -> Tensor:
         """Gate the attention's output [..., H, D] by u and add it to x [..., W]."""

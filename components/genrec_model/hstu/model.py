@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from genrec_kernels.reference import hstu_attention
 from torch import Tensor, nn
 
+from genrec_kernels.reference import hstu_attention
 from genrec_model.features.rows import Rows
 from genrec_model.features.vocabulary import NUM_RESERVED
 from genrec_model.hstu.config import HSTUConfig

@@ -18,11 +18,13 @@ from typing import Any
 from genrec_model.artifact import Artifact
 from genrec_model.errors import RegistryError
 from genrec_model.files import replacing
-from genrec_model.registry.tracking import active_run, client, flatten
+from genrec_model.registry.tracking import active_run, client, flatten, git_commit
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 #: Folder of the artifact inside a logged MLflow model.
 BUNDLE = "artifacts/bundle"
+#: Tag of a version: digest of its artifact.
+DIGEST_TAG = "artifact_digest"
 
 _URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
 
@@ -40,29 +42,53 @@ class ResolvedModel:
     version: str
 
 
-def register(
-    artifact: Artifact, *, run_id: str, name: str, tags: Mapping[str, str]
-) -> str:
-    """Log an artifact as one MLflow model of a run, register it, make it the challenger.
+def register(artifact: Artifact, *, run_id: str, name: str, tags: Mapping[str, str]) -> str:
+    """Offer an artifact as the challenger.
+
+    The first time, it is logged as one MLflow model of its run and registered. An artifact that
+    is registered already is not registered again; its version becomes the challenger, unless it
+    is the champion.
 
     Args:
         artifact: complete: evaluated, exported, with its engines.
         run_id: the run that made it.
         name: registered model.
-        tags: lineage of the version.
+        tags: lineage of a new version, beside its digests and the commit.
 
     Returns:
-        The new version.
+        The version.
     """
-    tracker = client()
+    digest = artifact.content_digest()
+    version = find_version(name, DIGEST_TAG, digest)
+    if version is None:
+        version = _register_new(artifact, run_id, name)
+        lineage = {
+            DIGEST_TAG: digest,
+            "data_digest": artifact.dataset.digest,
+            "git_commit": git_commit(),
+            "run_id": run_id,
+        }
+        tag_version(name, version, {**lineage, **tags})
+    if version_of(name, CHAMPION) != version:
+        set_alias(name, CHALLENGER, version)
+    return version
+
+
+def _register_new(artifact: Artifact, run_id: str, name: str) -> str:
+    client()
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
     metrics = artifact.metrics
     signature = ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "history"), ColSpec(DataType.long, "now"),
-                       ColSpec(DataType.long, "k")]),
+        inputs=Schema(
+            [
+                ColSpec(DataType.string, "history"),
+                ColSpec(DataType.long, "now"),
+                ColSpec(DataType.long, "k"),
+            ]
+        ),
         outputs=Schema([ColSpec(DataType.string, "recommendations")]),
     )
     with active_run(run_id), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -81,19 +107,21 @@ def register(
             registered_model_name=name,
             await_registration_for=60,
         )
-    version = str(info.registered_model_version)
-    for key, value in tags.items():
-        tracker.set_model_version_tag(name, version, key, value)
-    tracker.set_registered_model_alias(name, CHALLENGER, version)
-    return version
+    return str(info.registered_model_version)
+
+
+def find_version(name: str, tag: str, value: str) -> str | None:
+    """The newest version with a tag, or None."""
+    found = client().search_model_versions(f"name = '{name}' and tag.`{tag}` = '{value}'")
+    return max((str(version.version) for version in found), key=int, default=None)
 
 
 def log_dataset(run_id: str, artifact: Artifact) -> None:
     """Log the data set as the run's input, by its digest; the data itself is not copied."""
     client()
     import mlflow
-    from mlflow.data.meta_dataset import MetaDataset
     from mlflow.data.http_dataset_source import HTTPDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
 
     dataset = artifact.dataset
     source = HTTPDatasetSource(url=f"urn:genrec:{dataset.spec.name}")
@@ -216,3 +244,26 @@ def download_artifact(uri: str, destination: Path) -> ResolvedModel:
                 shutil.move(str(entry), temporary / entry.name)
             shutil.rmtree(temporary / "model")
     return ResolvedModel(path=folder, name=name, version=version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredVersion:
+    """One version in the registry: its number, the aliases that name it, and its tags."""
+
+    version: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+
+
+def list_versions(name: str) -> list[RegisteredVersion]:
+    """All versions of a registered model, the newest first; none if it does not exist."""
+    named = aliases(name)
+    found = client().search_model_versions(f"name = '{name}'")
+    return [
+        RegisteredVersion(
+            version=str(entry.version),
+            aliases=tuple(alias for alias, v in named.items() if v == str(entry.version)),
+            tags=dict(entry.tags),
+        )
+        for entry in sorted(found, key=lambda entry: int(entry.version), reverse=True)
+    ]

@@ -10,13 +10,14 @@ import json
 from typing import Any
 
 import numpy as np
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
 from genrec_model.artifact import Artifact
 from genrec_model.errors import RequestError
 from genrec_model.evaluation.golden import recommend_offline
 from genrec_model.features.rows import window_start
 from genrec_model.features.vocabulary import NUM_RESERVED
-from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
 
 
 class Recommender(PythonModel):  # type: ignore[misc]

@@ -82,6 +82,13 @@ def active_run(run_id: str) -> Iterator[Any]:
         yield run
 
 
+def log_params(run_id: str, parameters: Mapping[str, Any]) -> None:
+    """Log parameters; a run that was given them before must have been given the same."""
+    tracker = client()
+    for key, value in parameters.items():
+        tracker.log_param(run_id, key, value)
+
+
 def log_epoch(run_id: str, epoch: int, record: Mapping[str, float]) -> None:
     """Log the record of one training epoch."""
     tracker = client()

@@ -29,7 +29,9 @@ def losses(model: HSTU, batch: TrainingBatch, *, num_negatives: int) -> Losses:
     else:
         next_item = F.cross_entropy(model.catalogue_scores(user), batch.next_items)
     logits = model.task_logits(hidden.index_select(0, batch.task_rows))
-    entropy = F.binary_cross_entropy_with_logits(logits, batch.labels.clamp(min=0), reduction="none")
+    entropy = F.binary_cross_entropy_with_logits(
+        logits, batch.labels.clamp(min=0), reduction="none"
+    )
     tasks = (entropy * batch.known).sum() / batch.known.sum().clamp(min=1)
     return Losses(next_item, tasks)
 

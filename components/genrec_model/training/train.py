@@ -79,8 +79,9 @@ def train(
 
     for epoch in range(state.epoch + 1, options.epochs + 1):
         started = time.perf_counter()
-        record = _train_epoch(model, sequences, windows, features, options, rng, optimizer,
-                              scheduler, epoch)
+        record = _train_epoch(
+            model, sequences, windows, features, options, rng, optimizer, scheduler, epoch
+        )
         metrics = evaluate_retrieval(
             model.eval(), sequences, targets, exclude_seen=features.dataset.spec.exclude_seen
         ).metrics
@@ -96,7 +97,10 @@ def train(
         state.save(checkpoint)
         logger.info(
             "epoch %d: next-item loss %.3f, task loss %.3f, validation HR@10 %.4f NDCG@10 %.4f",
-            epoch, record["next_item_loss"], record["task_loss"], record["val_hr_10"],
+            epoch,
+            record["next_item_loss"],
+            record["task_loss"],
+            record["val_hr_10"],
             record["val_ndcg_10"],
         )
         if on_epoch is not None:
@@ -130,8 +134,11 @@ def _train_epoch(
             scheduler.step()
             weight = len(batch.next_items)
             totals += np.array([loss.next_item.item(), loss.tasks.item(), 1.0]) * weight
-            progress.advance(task, int(batch.rows.layout.history_lengths.sum()) - len(
-                batch.rows.layout.history_lengths))
+            progress.advance(
+                task,
+                int(batch.rows.layout.history_lengths.sum())
+                - len(batch.rows.layout.history_lengths),
+            )
     next_item, tasks, _ = totals / totals[2]
     return {"next_item_loss": float(next_item), "task_loss": float(tasks)}
 
@@ -171,6 +178,9 @@ def _snapshot(
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
         transient=True,
     )

@@ -1,0 +1,2 @@
+def rollout() -> None:
+    """x"""

@@ -1,0 +1,37 @@
+"""`genrec serve`: a model server on this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    model: Annotated[
+        str, typer.Option("--model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder.")
+    ] = "models:/hstu@champion",
+    http_port: Annotated[int, typer.Option(help="REST port.")] = 8080,
+    grpc_port: Annotated[int, typer.Option(help="gRPC port.")] = 8081,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    histories: Annotated[
+        Path | None, typer.Option(help="events.parquet, so that requests may name a user.")
+    ] = None,
+    strategy: Annotated[str, typer.Option(help="auto, vllm, onnxruntime, torch.")] = "auto",
+) -> None:
+    """Serve a model over KServe V1, V2, gRPC and REST until it is stopped (Ctrl-C)."""
+    command = [
+        *(sys.executable, "-m", "genrec_serving.server", "--artifact", model),
+        *("--http-port", str(http_port), "--grpc-port", str(grpc_port), "--host", host),
+        *("--strategy", strategy),
+    ]
+    if histories is not None:
+        command += ["--histories", str(histories)]
+    try:
+        code = subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:  # the server got the signal too and has ended by itself
+        code = 0
+    raise typer.Exit(code)
