@@ -76,6 +76,8 @@ def _against(
         )
     if enough:
         reasons += _too_slow(slo, canary, stable)
+        if slo.require_scores and not canary.score_errors:
+            reasons.append("no answer could be compared with offline scores")
         drift = canary.score_drift
         if drift is not None and drift > slo.max_score_drift:
             reasons.append(

@@ -192,6 +192,8 @@ def _standard(state: DesiredState, target: KServeTarget) -> dict[str, Any]:
         canary = _named(state.challenger, target)
         # Without minReplicas KServe derives the canary's replicas from its share.
         del canary["minReplicas"]
+        # The CRD of 0.20 demands this name of a canary; of the stable predictor it is refused.
+        canary["model"] = {"name": "kserve-container", **canary["model"]}
         spec["canary"] = [{"trafficPercent": state.canary_percent, "predictor": canary}]
     return spec
 

@@ -15,7 +15,7 @@ from genrec_serving.rollout.judge import Decision, judge
 from genrec_serving.rollout.machine import RolloutState, begin, proceed
 from genrec_serving.rollout.observation import Observation
 from genrec_serving.rollout.plan import RolloutPlan
-from genrec_serving.rollout.registry_state import RolloutRegistry
+from genrec_serving.rollout.registry_state import PREVIOUS_TAG, RolloutRegistry
 from genrec_serving.rollout.splitter import Backend, Routing, Splitter
 from genrec_serving.rollout.splitter_server import running
 from genrec_serving.rollout.traffic import Replay
@@ -117,7 +117,16 @@ def run_local_rollout(
         ConfigError: the registry has a champion and no server is given for it, or the reverse;
             there are no golden requests.
     """
-    registry.finish_interrupted()
+    completed = registry.finish_interrupted()
+    if completed is not None:
+        return RolloutReport(
+            model=registry.model,
+            version=completed,
+            champion=registry.tags(completed).get(PREVIOUS_TAG) or None,
+            steps=(),
+            promoted=True,
+            reason=registry.state(completed).reason,
+        )
     version, stable_version = registry.challenger(), registry.champion()
     if version is None:
         raise RegistryError(f"model {registry.model!r} has no challenger to roll out")

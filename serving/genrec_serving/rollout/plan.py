@@ -23,6 +23,7 @@ class SLO:
         max_score_drift: largest distance between the distributions of served and of offline
             scores: the Kolmogorov-Smirnov statistic, 0 to 1.
         min_requests: fewest requests of the canary that allow a judgement.
+        require_scores: whether answers must have been compared with offline scores.
 
     Raises:
         ConfigError: a number is out of range.
@@ -35,6 +36,7 @@ class SLO:
     max_score_error: float = 1e-3
     max_score_drift: float = 0.2
     min_requests: int = 20
+    require_scores: bool = True
 
     def __post_init__(self) -> None:
         for name in ("max_error_rate", "max_score_drift"):

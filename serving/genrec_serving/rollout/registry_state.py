@@ -137,13 +137,20 @@ class RolloutRegistry(ABC):
         if self.challenger() == version:
             self.delete_alias(CHALLENGER)
 
-    def finish_interrupted(self) -> None:
-        """Complete a promotion that was killed after its first half."""
+    def finish_interrupted(self) -> str | None:
+        """Complete a promotion that was killed after its first half.
+
+        Returns:
+            The version that was promoted; None where nothing was left undone.
+        """
         version = self.challenger()
-        if version is not None and version == self.champion():
-            state = self.state(version)
-            logger.info("version %s is champion already; its promotion is completed", version)
-            self.save(version, replace(state, phase="promoted", percent=100))
+        if version is None or version != self.champion():
+            return None
+        logger.info("version %s is champion already; its promotion is completed", version)
+        reason = "all steps were passed; the promotion was interrupted and then completed"
+        state = replace(self.state(version), phase="promoted", percent=100, reason=reason)
+        self.save(version, state)
+        return version
 
     def rollback_champion(self, reason: str) -> str:
         """Put the previous champion back.

@@ -141,7 +141,7 @@ def test_a_kill_between_any_two_writes_can_be_mended(phase: str, writes: int) ->
     registry = Mortal(
         "m", versions={"1": "s3://1", "2": "s3://2"}, aliases={"champion": "1", "challenger": "2"}
     )
-    good = Observation(requests=50, latencies_ms=(1.0,) * 50)
+    good = Observation(requests=50, latencies_ms=(1.0,) * 50, score_errors=(0.0,))
     state = RolloutState(phase="canary", step=2, percent=100)
     registry.save("2", state)
     verdict = judge(PLAN, step=2, canary=good, stable=None)

@@ -21,7 +21,7 @@ def seen(requests: int = 100, errors: int = 0, ms: float = 10.0, **more: Any) ->
         errors=errors,
         latencies_ms=(ms,) * (requests - errors),
         first_failure="HTTP 500" if errors else None,
-        **more,
+        **{"score_errors": (0.0,) * (requests - errors), **more},
     )
 
 
@@ -73,11 +73,12 @@ def test_plan_refuses(options: dict[str, Any], message: str) -> None:
         (0, seen(2, 2), seen(), 0, "rollback", "the first: HTTP 500"),
         (0, seen(ms=1001.0), seen(ms=1000.0), 0, "rollback", "p95 is 1001.0 ms, 1000.0 ms is"),
         (0, seen(ms=100.0), seen(ms=40.0), 0, "rollback", "the stable arm's 40.0 ms"),
-        (0, seen(ms=25.0), seen(ms=10.0), 0, "advance", "within|compared"),
+        (0, seen(ms=25.0), seen(ms=10.0), 0, "advance", "within 0 of"),
         (0, seen(ms=100.0), seen(100, 100), 0, "rollback", "answered none of its 100"),
         (0, seen(score_errors=(0.0, 0.002)), seen(), 0, "rollback", "0.002 away"),
         (0, seen(score_errors=(math.nan,)), seen(), 0, "rollback", "nan away"),
         (0, seen(3, score_errors=(0.5,)), seen(), 0, "rollback", "0.5 away"),
+        (0, seen(score_errors=()), seen(), 0, "rollback", "no answer could be compared"),
         (0, seen(score_errors=(1e-4,)), seen(), 0, "advance", "within 0.0001"),
         (0, seen(served=(0.9,) * 9, offline=(0.1,) * 9), None, 0, "rollback", "Kolmogorov"),
     ],
