@@ -91,7 +91,7 @@ async def _internal_error(request: Request, error: Exception) -> Response:
     return error_response(request, 500, "server", f"internal error ({type(error).__name__})")
 
 
-class StatusInterceptor(ExceptionToStatusInterceptor):  # type: ignore[misc]  # kserve is untyped
+class StatusInterceptor(ExceptionToStatusInterceptor):
     """The same errors as gRPC statuses."""
 
     async def handle_exception(
@@ -103,7 +103,7 @@ class StatusInterceptor(ExceptionToStatusInterceptor):  # type: ignore[misc]  # 
             await context.abort(status, str(ex))
         elif isinstance(ex, (EngineError, ModelNotReady, ServerNotReady)):
             await context.abort(StatusCode.UNAVAILABLE, str(ex))
-        elif isinstance(ex, (InvalidInput, ValueError)):
+        elif isinstance(ex, InvalidInput):
             await context.abort(StatusCode.INVALID_ARGUMENT, str(ex))
         elif isinstance(ex, ModelNotFound):
             await context.abort(StatusCode.NOT_FOUND, str(ex))

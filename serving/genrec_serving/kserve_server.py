@@ -18,7 +18,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from grpc import aio
 from kserve import ModelServer
-from kserve.errors import InvalidInput
+from kserve.errors import InferenceError, InvalidInput
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
 from kserve.protocol.grpc.server import GRPCServer
@@ -34,6 +34,17 @@ from genrec_serving.predictor import RecommenderModel
 from genrec_serving.request_guard import MAX_BODY_BYTES, RequestGuard
 
 log = logging.getLogger(__name__)
+
+#: What KServe's decoding raises for bodies that make no sense.
+_UNREADABLE = (
+    AttributeError,
+    InferenceError,
+    KeyError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +62,7 @@ class Address:
     grpc_port: int = 8081
 
 
-class CheckedDataPlane(DataPlane):  # type: ignore[misc]  # kserve is untyped
+class CheckedDataPlane(DataPlane):
     """KServe's data plane, with an honest readiness and with errors that are the client's."""
 
     async def ready(self) -> bool:
@@ -66,12 +77,12 @@ class CheckedDataPlane(DataPlane):  # type: ignore[misc]  # kserve is untyped
             return super().decode(body, headers, *args, **kwargs)
         except InvalidInput:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
+        except _UNREADABLE as error:
             message = f"{type(error).__name__}: {error}"
             raise RequestError(message, field="body", status=400) from error
 
 
-class ClosedRepository(ModelRepositoryExtension):  # type: ignore[misc]
+class ClosedRepository(ModelRepositoryExtension):
     """Refuses to load and unload models: a request must not stop the server for all others."""
 
     async def load(self, model_name: str) -> None:  # noqa: ARG002
@@ -83,7 +94,7 @@ class ClosedRepository(ModelRepositoryExtension):  # type: ignore[misc]
         await self.load(model_name)
 
 
-class HttpServer(RESTServer):  # type: ignore[misc]
+class HttpServer(RESTServer):
     """KServe's REST server on one address, with an application of its own."""
 
     def __init__(self, app: FastAPI, *args: Any, host: str, **kwargs: Any) -> None:
@@ -103,7 +114,7 @@ class HttpServer(RESTServer):  # type: ignore[misc]
         self._app.add_middleware(RequestGuard)
 
 
-class GrpcServer(GRPCServer):  # type: ignore[misc]
+class GrpcServer(GRPCServer):
     """KServe's gRPC server on one address, without a line of log a request."""
 
     def __init__(self, address: Address, *args: Any, **kwargs: Any) -> None:
@@ -126,7 +137,7 @@ class GrpcServer(GRPCServer):  # type: ignore[misc]
         await self._server.wait_for_termination()
 
 
-class RecommenderServer(ModelServer):  # type: ignore[misc]
+class RecommenderServer(ModelServer):
     """Serves one recommender until it is told to stop.
 
     The server answers as soon as it listens, "not ready" at first, while the model loads.

@@ -18,7 +18,7 @@ from genrec_serving.schemas import RankBody, RecommendBody, answer_to_dict, pars
 from genrec_serving.v2_tensors import MAX_BATCH, TensorCodec, at, tensor_error
 
 
-class RecommenderModel(Model):  # type: ignore[misc]  # kserve is untyped
+class RecommenderModel(Model):
     """A KServe model that asks a `Recommender`.
 
     V1: ``{"instances": [...]}``, each instance a body of ``/v1/recommend`` or, with `candidates`,
@@ -153,7 +153,7 @@ class RecommenderModel(Model):  # type: ignore[misc]  # kserve is untyped
         answers = await _all(self._row(i, query, surface) for i, query in enumerate(queries))
         first = queries[0]
         width = first.k if isinstance(first, RecommendQuery) else len(first.candidates)
-        outputs = codec.outputs(answers, width)
+        outputs = codec.outputs(answers, width, binary=request.from_grpc)
         if request.from_grpc and request.request_outputs:
             # Over REST, KServe makes the selection itself.
             wanted = {output.name for output in request.request_outputs}

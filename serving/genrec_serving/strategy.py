@@ -94,9 +94,8 @@ class Strategies:
         name = strategy or self.default
         if name == "auto":
             reasons = [
-                self._unavailable[better]
+                self._unavailable.get(better, _not_started(better))
                 for better in PREFERRED[: PREFERRED.index(self._auto)]
-                if better in self._unavailable
             ]
             return Choice(engine=self._started[self._auto], fallback="; ".join(reasons) or None)
         if name not in self._started:
@@ -109,7 +108,7 @@ class Strategies:
         if name in self._unavailable:
             raise EngineUnavailable(self._unavailable[name])
         if name not in self._factories:
-            raise EngineUnavailable(f"{name}: this server was not started with it")
+            raise EngineUnavailable(_not_started(name))
         try:
             engine = await asyncio.to_thread(self._factories[name])
         except EngineUnavailable as error:
@@ -163,6 +162,10 @@ def start_strategies(
             factories=factories, started={name: engine}, default=default, unavailable=unavailable
         )
     raise AssertionError("PREFERRED is not empty")
+
+
+def _not_started(name: str) -> str:
+    return f"{name}: this server was not started with it"
 
 
 def _vllm(artifact: Artifact, version: str, options: VllmOptions) -> ScoringEngine:

@@ -162,8 +162,14 @@ class TensorCodec:
             for user, row in zip(users, candidates, strict=True)
         ]
 
-    def outputs(self, answers: Sequence[Answer], width: int) -> list[InferOutput]:
-        """Output tensors of all users' answers, padded to `width` items."""
+    def outputs(self, answers: Sequence[Answer], width: int, *, binary: bool) -> list[InferOutput]:
+        """Output tensors of all users' answers, padded to `width` items.
+
+        Args:
+            answers: one a user.
+            width: N.
+            binary: as raw bytes; else KServe decides when it writes the response.
+        """
         shape = (len(answers), width)
         items = np.full(shape, _PADDING_ID if self._integer_ids else "", self._id_dtype)
         columns = {name: np.zeros(shape, np.float32) for name in ("scores", *self._tasks)}
@@ -174,11 +180,17 @@ class TensorCodec:
             for task in self._tasks:
                 columns[task][row, :n] = [item.tasks[task] for item in answer.items]
         counts = np.array([len(answer.items) for answer in answers], np.int64)
-        return [
-            InferOutput("items", list(shape), self._id_type, data=items),
-            *(InferOutput(n, list(shape), "FP32", data=column) for n, column in columns.items()),
-            InferOutput("counts", [len(answers)], "INT64", data=counts),
-        ]
+        arrays = {"items": items, **columns, "counts": counts}
+        outputs = []
+        for described in self.output_types:
+            array = arrays[described["name"]]
+            output = InferOutput(described["name"], list(array.shape), described["datatype"])
+            if binary:
+                output.set_data_from_numpy(array, binary_data=True)
+            else:
+                output.data = array
+            outputs.append(output)
+        return outputs
 
     @property
     def _id_type(self) -> str:

@@ -47,7 +47,7 @@ class PageMetadata:
     slots: Tensor
 
 
-class PageMetadataBuilder(AttentionMetadataBuilder):  # type: ignore[misc]
+class PageMetadataBuilder(AttentionMetadataBuilder):
     """Makes a `PageMetadata` of what vLLM knows about a step."""
 
     def __init__(
@@ -71,7 +71,7 @@ class PageMetadataBuilder(AttentionMetadataBuilder):  # type: ignore[misc]
         )
 
 
-class PagedBackend(AttentionBackend):  # type: ignore[misc]
+class PagedBackend(AttentionBackend):
     """What vLLM has to know about the layers of this module."""
 
     supported_dtypes = [torch.float32, torch.bfloat16, torch.float16]  # noqa: RUF012
@@ -116,7 +116,7 @@ class PagedBackend(AttentionBackend):  # type: ignore[misc]
         return (num_blocks, num_kv_heads, block_size, 2 * head_size)
 
 
-class PagedLayer(nn.Module, AttentionLayerBase):  # type: ignore[misc]
+class PagedLayer(nn.Module, AttentionLayerBase):
     """Something that has pages in vLLM's cache.
 
     Args:

@@ -11,7 +11,7 @@ from genrec_model.hstu.config import MODEL_TYPE
 from genrec_serving.vllm_plugin.prompt import ROW_WIDTH
 
 
-class GenrecHSTUConfig(PretrainedConfig):  # type: ignore[misc]  # transformers is untyped
+class GenrecHSTUConfig(PretrainedConfig):
     """Configuration of the model type ``genrec_hstu``.
 
     The file holds what `HSTUConfig` knows; what vLLM asks for beyond that is derived here, so

@@ -55,7 +55,7 @@ class Finished:
     op: RecommendOp | RankOp | None
 
 
-class HSTUPooler(Pooler):  # type: ignore[misc]
+class HSTUPooler(Pooler):
     """Answers each finished request with float64 [n, 2 + T]: item, next-item score, task logits.
 
     Doubles hold every item row exactly. A request that asks nothing gets its user vector [W].
@@ -114,7 +114,7 @@ class HSTUPooler(Pooler):  # type: ignore[misc]
             answers[one.request] = torch.cat(columns, dim=1)
         return answers
 
-    def _finished(self, hidden_RW: Tensor, metadata: PoolingMetadata) -> list[Finished]:
+    def _finished(self, hidden: Tensor, metadata: PoolingMetadata) -> list[Finished]:
         cursor = metadata.get_pooling_cursor()
         lengths = cursor.seq_lens_cpu.tolist()
         done = (cursor.prompt_lens_cpu == cursor.seq_lens_cpu).tolist()
@@ -122,7 +122,7 @@ class HSTUPooler(Pooler):  # type: ignore[misc]
         places = [i for i, is_done in enumerate(done) if is_done]
         if not places:
             return []
-        users_FW = self._user_embedding(hidden_RW[[last_rows[i] for i in places]])
+        users_FW = self._user_embedding(hidden[[last_rows[i] for i in places]])
         return [
             Finished(
                 request=i,

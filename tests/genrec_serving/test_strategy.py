@@ -1,0 +1,94 @@
+import pytest
+
+from genrec_model.errors import EngineError, EngineUnavailable
+from genrec_serving import strategy
+from genrec_serving.engines.interface import ScoringEngine
+from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.strategy import Strategies, start_strategies
+
+
+class Engine(ScoringEngine):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def recommend(self, call):
+        raise NotImplementedError
+
+    async def rank(self, call):
+        raise NotImplementedError
+
+
+def start(monkeypatch, artifact, default="auto", **failures: EngineError) -> Strategies:
+    for name in ("vllm", "onnx", "torch"):
+
+        def make(*_, name=name):
+            if name in failures:
+                raise failures[name]
+            return Engine("onnxruntime" if name == "onnx" else name)
+
+        monkeypatch.setattr(strategy, f"_{name}", make)
+    return start_strategies(artifact, version="1", default=default, options=VllmOptions())
+
+
+async def test_auto_prefers_vllm(monkeypatch, served_artifact) -> None:
+    strategies = start(monkeypatch, served_artifact)
+    choice = await strategies.choose(None)
+    assert (choice.engine.name, choice.fallback) == ("vllm", None)
+
+
+async def test_auto_falls_back_and_says_so(monkeypatch, served_artifact) -> None:
+    strategies = start(
+        monkeypatch,
+        served_artifact,
+        vllm=EngineUnavailable("vllm: none"),
+        onnx=EngineUnavailable("onnx: none"),
+    )
+    choice = await strategies.choose("auto")
+    assert (choice.engine.name, choice.fallback) == ("torch", "vllm: none; onnx: none")
+
+
+async def test_an_engine_is_started_when_first_forced(monkeypatch, served_artifact) -> None:
+    strategies = start(monkeypatch, served_artifact)
+    assert strategies.started == ["vllm"]
+    first = await strategies.choose("torch")
+    assert (await strategies.choose("torch")).engine is first.engine
+    assert (first.engine.name, first.fallback) == ("torch", None)
+    assert strategies.started == ["vllm", "torch"]
+
+
+async def test_a_forced_engine_that_is_unavailable_is_no_fallback(monkeypatch, served_artifact):
+    strategies = start(monkeypatch, served_artifact, onnx=EngineUnavailable("onnx: none"))
+    for _ in range(2):
+        with pytest.raises(EngineUnavailable, match="onnx: none"):
+            await strategies.choose("onnxruntime")
+    with pytest.raises(EngineUnavailable, match="GPU"):
+        await strategies.choose("tensorrt")
+    assert set(strategies.unavailable) == {"onnxruntime", "tensorrt"}
+
+
+async def test_vllm_is_not_started_later(monkeypatch, served_artifact) -> None:
+    strategies = start(monkeypatch, served_artifact, default="torch")
+    with pytest.raises(EngineUnavailable, match="not started"):
+        await strategies.choose("vllm")
+    assert (await strategies.choose(None)).engine.name == "torch"
+
+
+async def test_auto_of_a_server_with_a_forced_default(monkeypatch, served_artifact) -> None:
+    strategies = start(monkeypatch, served_artifact, default="torch")
+    choice = await strategies.choose("auto")
+    assert choice.engine.name == "torch"
+    assert choice.fallback is not None
+    assert "vllm: this server was not started with it" in choice.fallback
+
+
+def test_a_forced_default_that_fails_is_an_error(monkeypatch, served_artifact) -> None:
+    with pytest.raises(EngineError, match="broken"):
+        start(monkeypatch, served_artifact, default="vllm", vllm=EngineError("vllm: broken"))
+    with pytest.raises(EngineUnavailable, match="GPU"):
+        start(monkeypatch, served_artifact, default="tensorrt")
+
+
+def test_no_engine_at_all_is_an_error(monkeypatch, served_artifact) -> None:
+    failures = {name: EngineError(f"{name} broken") for name in ("vllm", "onnx", "torch")}
+    with pytest.raises(EngineError, match="torch broken"):
+        start(monkeypatch, served_artifact, **failures)
