@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from genrec_serving.rollout.observation import Observation
 from genrec_serving.rollout.plan import SLO, RolloutPlan
+
+#: A good canary is called too slow this often, at most, at one judgement.
+SIGNIFICANCE = 0.01
 
 Decision = Literal["advance", "promote", "rollback", "extend"]
 
@@ -92,17 +97,37 @@ def _too_slow(slo: SLO, canary: Observation, stable: Observation | None) -> list
     if own is None:
         return []
     reasons = []
-    if own > slo.max_p95_ms:
+    if _p95_exceeds(slo.max_p95_ms, canary.latencies_ms):
         reasons.append(f"p95 is {own:.1f} ms, {slo.max_p95_ms:.1f} ms is allowed")
     other = stable.p95_ms if stable is not None else None
     if other is not None:
         limit = max(other * slo.max_p95_ratio, other + slo.min_p95_gap_ms)
-        if own > limit:
+        if _p95_exceeds(limit, canary.latencies_ms):
             reasons.append(
                 f"p95 is {own:.1f} ms and the stable arm's {other:.1f} ms; "
                 f"{limit:.1f} ms is allowed beside it"
             )
     return reasons
+
+
+def _p95_exceeds(limit_ms: float, latencies_ms: Sequence[float]) -> bool:
+    """Whether more than 5 % of all answers take longer than the limit, beyond chance.
+
+    The p95 of twenty latencies is their maximum or the one below: a single pause of the machine
+    would decide. So slow answers are counted, and must be more than luck explains.
+    """
+    slow = sum(latency > limit_ms for latency in latencies_ms)
+    return slow > 0 and binomial_tail(slow, len(latencies_ms), 0.05) < SIGNIFICANCE
+
+
+def binomial_tail(least: int, trials: int, probability: float) -> float:
+    """Chance of at least so many successes; `probability` is between 0 and 1."""
+    yes, no = math.log(probability), math.log1p(-probability)
+    total = 0.0
+    for k in range(least, trials + 1):
+        ways = math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
+        total += math.exp(ways + k * yes + (trials - k) * no)
+    return min(total, 1.0)
 
 
 def _in_favour(slo: SLO, canary: Observation) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from genrec_model.errors import ConfigError, RegistryError
@@ -21,6 +21,9 @@ from genrec_serving.rollout.splitter_server import running
 from genrec_serving.rollout.traffic import Replay
 
 logger = logging.getLogger(__name__)
+
+#: Requests to each server before the first step, whose latencies nobody judges.
+WARM_UP = 32
 
 
 class ModelServer(Protocol):
@@ -158,6 +161,9 @@ def run_local_rollout(
             concurrency=concurrency,
             timeout_s=timeout_s,
         )
+        for server in (champion, challenger):
+            if server is not None:
+                asyncio.run(replace(replay, base_url=server.base_url).send(WARM_UP))
         with _back_to_stable(splitter):
             walk = _Walk(registry, plan, version, splitter, replay, stable is not None, on_step)
             state = walk.run()

@@ -15,7 +15,8 @@ class SLO:
 
     Args:
         max_error_rate: largest share of failed requests, 0 to 1.
-        max_p95_ms: largest 95th percentile of the latency, milliseconds.
+        max_p95_ms: largest 95th percentile of the latency, milliseconds. It and the ratio below
+            count as exceeded when chance does not explain the number of slow answers.
         max_p95_ratio: largest ratio of the canary's p95 to the stable arm's, at the same step.
         min_p95_gap_ms: the ratio is judged only when the canary is slower by more than this
             many milliseconds; below it, a ratio of small latencies is noise.

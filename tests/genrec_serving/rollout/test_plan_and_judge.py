@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_model.errors import ConfigError
-from genrec_serving.rollout.judge import judge
+from genrec_serving.rollout.judge import binomial_tail, judge
 from genrec_serving.rollout.observation import Observation, Outcome, ks_statistic, percentile
 from genrec_serving.rollout.plan import SLO, RolloutPlan
 
@@ -95,6 +96,29 @@ def test_verdicts(
     assert verdict.decision == decision
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError("; ".join(verdict.reasons))
+
+
+def test_a_single_pause_of_the_machine_does_not_decide() -> None:
+    canary = Observation(
+        requests=20,
+        latencies_ms=(10.0,) * 19 + (5000.0,),
+        score_errors=(0.0,) * 20,
+    )
+    assert canary.p95_ms == 10.0
+    for slow, decision in ((1, "advance"), (3, "advance"), (6, "rollback"), (20, "rollback")):
+        latencies = (10.0,) * (20 - slow) + (5000.0,) * slow
+        shown = replace(canary, latencies_ms=latencies)
+        assert judge(PLAN, step=0, canary=shown, stable=seen()).decision == decision
+
+
+@given(st.integers(0, 40), st.floats(0.01, 0.99))
+def test_binomial_tail(trials: int, probability: float) -> None:
+    tails = [binomial_tail(least, trials, probability) for least in range(trials + 2)]
+    assert tails[0] == pytest.approx(1)
+    assert tails[-1] == 0
+    assert tails[trials] == pytest.approx(probability**trials)
+    mean = sum(tails[1:])
+    assert mean == pytest.approx(trials * probability)
 
 
 def test_outcomes_become_an_observation() -> None:
