@@ -11,7 +11,7 @@ from typing import Any
 
 from kfp import dsl
 
-from genrec_model.errors import UserError
+from genrec_model.errors import GenrecError, UserError
 from genrec_model.settings import settings
 
 
@@ -25,8 +25,8 @@ def step(name: str, output: dsl.Artifact | None = None) -> Iterator[None]:
     """Run the body of a step.
 
     Its log goes to standard error. Its duration in seconds goes into the metadata of `output`.
-    A mistake of the user is also left in the settings' `error_file`, as one line, for whoever
-    started the pipeline: Kubeflow itself reports only that the step failed.
+    An error of this project is also left in the settings' `error_file`, for whoever started the
+    pipeline: Kubeflow itself reports only that the step failed.
     """
     # Kubeflow's executor has set up logging already, without the names of loggers.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", force=True)
@@ -39,10 +39,13 @@ def step(name: str, output: dsl.Artifact | None = None) -> Iterator[None]:
     started = time.perf_counter()
     try:
         yield
-    except UserError as error:
+    except GenrecError as error:
         target = settings().error_file
         if target is not None:
-            target.write_text(json.dumps({"step": name, "message": str(error)}))
+            mendable = isinstance(error, UserError)
+            target.write_text(
+                json.dumps({"step": name, "message": str(error), "mendable": mendable})
+            )
         raise
     if output is not None:
         output.metadata["seconds"] = round(time.perf_counter() - started, 2)

@@ -145,7 +145,8 @@ def _raise(error_file: Path, log: Path, folder: Path) -> None:
         page.replace(folder / "validation.html")
     if error_file.is_file():
         error = read_json(error_file)
-        raise UserError(f"step {error['step']}: {error['message']}")
+        kind = UserError if error["mendable"] else GenrecError
+        raise kind(f"step {error['step']}: {error['message']}")
     lines = [line.strip() for line in log.read_text().splitlines() if line.strip()]
     last = next(
         (line for line in reversed(lines) if re.match(r"^[\w.]*(Error|Exception)", line)),

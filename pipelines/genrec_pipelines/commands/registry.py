@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -9,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from genrec_model.errors import RegistryError
-from genrec_model.registry.models import CHALLENGER, list_versions, set_alias, version_of
-from genrec_serving.rollout.registry_state import MLflowRolloutRegistry
+from genrec_model.registry.models import CHALLENGER, list_versions, version_of
+from genrec_serving.rollout.registry_state import MlflowRegistry
 
 NameOption = Annotated[str, typer.Option("--model-name", help="Name in the model registry.")]
 
@@ -26,8 +27,10 @@ def promote(
     chosen = version or version_of(model_name, CHALLENGER)
     if chosen is None:
         raise RegistryError(f"model {model_name!r} has no challenger; give --version")
-    set_alias(model_name, CHALLENGER, chosen)
-    MLflowRolloutRegistry(model_name).promote(reason)
+    registry = MlflowRegistry(model_name)
+    registry.set_alias(CHALLENGER, chosen)
+    state = registry.state(chosen)
+    registry.save(chosen, replace(state, phase="promoted", percent=100, reason=reason))
     typer.echo(f"{model_name} version {chosen} is the champion")
 
 
@@ -36,10 +39,11 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why; kept as a tag.")] = "rolled back by hand",
 ) -> None:
     """End a running canary, or put the champion before this one back."""
-    registry = MLflowRolloutRegistry(model_name)
+    registry = MlflowRegistry(model_name)
     challenger = version_of(model_name, CHALLENGER)
     if challenger is not None:
-        registry.roll_back(reason)
+        state = registry.state(challenger)
+        registry.save(challenger, replace(state, phase="rolled_back", percent=0, reason=reason))
         typer.echo(f"{model_name} version {challenger} is no longer the challenger")
         return
     typer.echo(f"{model_name} version {registry.rollback_champion(reason)} is the champion again")
