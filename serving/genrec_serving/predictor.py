@@ -149,7 +149,8 @@ class RecommenderModel(Model):
     async def _predict_v2(self, request: InferRequest) -> InferResponse:
         surface: Surface = "grpc" if request.from_grpc else "v2"
         codec = self._parts[1]
-        queries: Sequence[RecommendQuery | RankQuery] = codec.queries(request)
+        with self._metrics.request(surface):  # each user's request is counted by itself below
+            queries: Sequence[RecommendQuery | RankQuery] = codec.queries(request)
         answers = await _all(self._row(i, query, surface) for i, query in enumerate(queries))
         first = queries[0]
         width = first.k if isinstance(first, RecommendQuery) else len(first.candidates)

@@ -42,6 +42,8 @@ class ServerOptions:
     Args:
         artifact: folder of an artifact, or ``models:/name@alias`` or ``models:/name/version``.
         model_name: name in the URLs.
+        model_version: version that answers carry; the registry's, or the start of the weights'
+            SHA-256, where None.
         host: address to listen on; there is no authentication, so the default is this machine.
         http_port: V1, V2 and the REST API.
         grpc_port: V2 over gRPC.
@@ -49,12 +51,13 @@ class ServerOptions:
         kv_cache_mb: memory for cached histories, in MiB.
         strategy: engine of requests that name none.
         threads: CPU threads of an engine.
-        downloads: where artifacts of the registry are put.
+        downloads: where artifacts of the registry are put; under the project's home where None.
         open_repository: whether anybody may load and unload models.
     """
 
     artifact: str
     model_name: str = "genrec"
+    model_version: str | None = None
     host: str = "127.0.0.1"
     http_port: int = 8080
     grpc_port: int = 8081
@@ -62,7 +65,7 @@ class ServerOptions:
     kv_cache_mb: int = 128
     strategy: str = "auto"
     threads: int = 1
-    downloads: Path = Path("runs/models")
+    downloads: Path | None = None
     open_repository: bool = False
 
 
@@ -103,11 +106,13 @@ def resolve(options: ServerOptions) -> tuple[Path, str]:
 
     if options.artifact.startswith(REGISTRY_SCHEME):
         from genrec_model.registry.models import download_artifact
+        from genrec_model.settings import settings
 
-        model = download_artifact(options.artifact, options.downloads)
-        return model.path, model.version
+        downloads = options.downloads or settings().home / "models"
+        model = download_artifact(options.artifact, downloads)
+        return model.path, options.model_version or model.version
     path = Artifact(options.artifact).path
-    return path, weights_version(path)
+    return path, options.model_version or weights_version(path)
 
 
 def weights_version(artifact: Path) -> str:
@@ -202,6 +207,9 @@ def main(
         str, typer.Option(help="folder of an artifact, or models:/name@alias, or models:/name/1")
     ],
     model_name: Annotated[str, typer.Option(help="name in the URLs")] = "genrec",
+    model_version: Annotated[
+        str | None, typer.Option(help="version in answers; by default the registry's")
+    ] = None,
     http_port: Annotated[int, typer.Option(help="V1, V2 and the REST API")] = 8080,
     grpc_port: Annotated[int, typer.Option(help="V2 over gRPC")] = 8081,
     host: Annotated[
@@ -215,9 +223,9 @@ def main(
         str, typer.Option(help="auto, vllm, tensorrt, onnxruntime or torch")
     ] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of an engine")] = 1,
-    downloads: Annotated[Path, typer.Option(help="where artifacts of the registry are put")] = Path(
-        "runs/models"
-    ),
+    downloads: Annotated[
+        Path | None, typer.Option(help="where artifacts of the registry are put")
+    ] = None,
     open_repository: Annotated[
         bool, typer.Option(help="let anybody load and unload models (KServe's default)")
     ] = False,
@@ -226,6 +234,7 @@ def main(
     options = ServerOptions(
         artifact=artifact,
         model_name=model_name,
+        model_version=model_version,
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,

@@ -22,6 +22,8 @@ def prepare_environment(*, log_level: str = "ERROR") -> None:
         VLLM_CPU_OMP_THREADS_BIND="nobind",
         # Its rendezvous with itself needs no network.
         VLLM_HOST_IP="127.0.0.1",
+        # The plugin is tested with the runner that all supported versions have.
+        VLLM_USE_V2_MODEL_RUNNER="0",
         VLLM_LOGGING_LEVEL=log_level,
         VLLM_NO_USAGE_STATS="1",
         DO_NOT_TRACK="1",

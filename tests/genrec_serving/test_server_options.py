@@ -1,0 +1,73 @@
+"""Which artifact a server loads, and what it is told on the command line."""
+
+from pathlib import Path
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from genrec_model.errors import ArtifactError
+from genrec_model.registry import models
+from genrec_model.registry.models import ResolvedModel
+from genrec_serving import server
+from genrec_serving.server import ServerOptions, resolve, weights_version
+
+
+def test_a_folder_has_the_version_of_its_weights(tiny_artifact, served_artifact) -> None:
+    path, version = resolve(ServerOptions(artifact=str(tiny_artifact.path)))
+    assert path == tiny_artifact.path
+    assert len(version) == 12
+    assert version == weights_version(served_artifact.path)
+
+
+def test_a_version_may_be_given(tiny_artifact) -> None:
+    options = ServerOptions(artifact=str(tiny_artifact.path), model_version="12")
+    assert resolve(options)[1] == "12"
+
+
+def test_a_registered_model_is_downloaded(monkeypatch, tmp_path) -> None:
+    asked = []
+
+    def download(uri: str, destination: Path) -> ResolvedModel:
+        asked.append((uri, destination))
+        return ResolvedModel(path=tmp_path / "x", name="hstu", version="4")
+
+    monkeypatch.setattr(models, "download_artifact", download)
+    options = ServerOptions(artifact="models:/hstu@champion", downloads=tmp_path)
+    assert resolve(options) == (tmp_path / "x", "4")
+    assert asked == [("models:/hstu@champion", tmp_path)]
+
+
+def test_no_artifact(tmp_path) -> None:
+    with pytest.raises(ArtifactError, match="no model artifact"):
+        resolve(ServerOptions(artifact=str(tmp_path)))
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        weights_version(tmp_path)
+
+
+def run(monkeypatch, error: Exception | None, *arguments: str) -> tuple[int, list[ServerOptions]]:
+    seen: list[ServerOptions] = []
+
+    def serve(options: ServerOptions) -> None:
+        seen.append(options)
+        if error:
+            raise error
+
+    monkeypatch.setattr(server, "run_server", serve)
+    monkeypatch.setattr(server, "prepare_process", lambda _: None)
+    app = Typer()
+    app.command()(server.main)
+    return CliRunner().invoke(app, list(arguments)).exit_code, seen
+
+
+def test_the_command_line(monkeypatch) -> None:
+    code, seen = run(monkeypatch, None, "--artifact", "x", "--strategy", "torch", "--threads", "2")
+    assert code == 0
+    assert seen == [ServerOptions(artifact="x", strategy="torch", threads=2)]
+    assert seen[0].host == "127.0.0.1"
+
+
+def test_exit_codes(monkeypatch) -> None:
+    assert run(monkeypatch, ArtifactError("x"), "--artifact", "x")[0] == 2
+    assert run(monkeypatch, server.GenrecError("x"), "--artifact", "x")[0] == 1
+    assert run(monkeypatch, None)[0] == 2
