@@ -28,7 +28,7 @@ from kserve.protocol.rest.server import RESTServer, metrics_handler
 from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
 from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 
-from genrec_model.errors import RequestError
+from genrec_model.errors import EngineError, RequestError
 from genrec_serving.error_responses import StatusInterceptor, add_error_handlers
 from genrec_serving.predictor import RecommenderModel
 from genrec_serving.request_guard import MAX_BODY_BYTES, RequestGuard
@@ -122,7 +122,11 @@ class GrpcServer(GRPCServer):
         self._host = address.host
 
     async def start(self, max_workers: int) -> None:  # noqa: ARG002  # all methods are coroutines
-        """Serve until stopped."""
+        """Serve until stopped.
+
+        Raises:
+            EngineError: the port is taken.
+        """
         self._server = aio.server(
             interceptors=(StatusInterceptor(),),
             options=[
@@ -133,7 +137,10 @@ class GrpcServer(GRPCServer):
         servicer = InferenceServicer(self._data_plane, self._model_repository_extension)
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
         host = f"[{self._host}]" if ":" in self._host else self._host
-        self._server.add_insecure_port(f"{host}:{self._port}")
+        try:
+            self._server.add_insecure_port(f"{host}:{self._port}")
+        except RuntimeError as error:
+            raise EngineError(f"gRPC cannot listen on {host}:{self._port}") from error
         await self._server.start()
         await self._server.wait_for_termination()
 
@@ -180,7 +187,7 @@ class RecommenderServer(ModelServer):
         """Serve until SIGTERM or SIGINT, or until the model cannot be loaded.
 
         Raises:
-            GenrecError: the model cannot be loaded.
+            GenrecError: the model cannot be loaded, or a port is taken.
         """
         self.register_model(model)
         asyncio.run(self._run(model))

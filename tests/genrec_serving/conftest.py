@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from genrec_model.artifact import Artifact
 from genrec_model.export.onnx_export import export_onnx
 from genrec_model.features.rows import Ints, UserRows, collate, with_candidates
 from genrec_model.features.vocabulary import NUM_RESERVED, NUM_RESERVED_ACTIONS
+from genrec_model.hstu import HSTU
 from genrec_serving.encoding import user_rows
 from genrec_serving.engines.interface import Scored, ScoringEngine
 from genrec_serving.histories import IndexedHistory
@@ -123,6 +125,37 @@ def vllm_engine(served_artifact: Artifact) -> Iterator[ScoringEngine]:
     options = VllmOptions(kv_cache_mb=1, max_step_rows=100, max_requests=64)
     engine = VllmEngine(served_artifact, version="1", options=options)
     yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def odd_engine(
+    vllm_engine: ScoringEngine, tiny_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ScoringEngine, Truth]]:
+    """Another model: no relative bias, one layer more, and chunks that no page size divides.
+
+    It asks for the other engine so that both are closed at the end: closing one ends both.
+    """
+    from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
+
+    config = replace(
+        tiny_artifact.config, relative_bias=False, num_layers=3, max_history=50, chunk_size=10
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = HSTU(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0, 0.3)
+    artifact = Artifact.create(
+        Path(tmp_path_factory.mktemp("odd")) / "artifact",
+        model=model,
+        vocabulary=tiny_artifact.vocabulary,
+        dataset=tiny_artifact.dataset,
+        training={},
+    )
+    engine = VllmEngine(artifact, version="1", options=VllmOptions(kv_cache_mb=1))
+    yield engine, Truth(artifact)
     engine.close()
 
 

@@ -109,6 +109,16 @@ async def test_candidates(vllm_engine, truth, count) -> None:
     truth.assert_same(found, truth.rank(rows, candidates))
 
 
+@pytest.mark.parametrize("events", [0, 15, 49, 50, 51, 60, 61, 300])
+async def test_a_model_without_bias_and_with_odd_chunks(odd_engine, events) -> None:
+    engine, truth = odd_engine
+    rows, candidates = truth.rows(events, seed=11), np.arange(3, 53, 7)
+    for _ in range(2):
+        found = await rank(engine, rows, candidates, truth.now)
+        truth.assert_same(found, truth.rank(rows, candidates))
+    assert found.cached_rows == (len(rows.items) - 1) // 16 * 16
+
+
 async def test_many_users_at_once_equal_one_by_one(vllm_engine, truth) -> None:
     rng = np.random.default_rng(8)
     users = [truth.rows(int(n), seed=8) for n in rng.integers(0, 120, 60)]

@@ -73,6 +73,9 @@ class Job:
 class VllmEngine(ScoringEngine):
     """HSTU in vLLM: continuous batching, and histories that are computed once.
 
+    One a process: vLLM keeps its process groups in globals, so that closing an engine ends
+    every other one beside it.
+
     Args:
         artifact: the model.
         version: salts the prefix cache.
