@@ -27,7 +27,7 @@ from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from genrec_model.errors import EngineError, RequestError
 from genrec_serving.schemas import path
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _KSERVE_STATUS: dict[type[Exception], int] = {
     InvalidInput: 400,
@@ -76,7 +76,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 
 async def _engine_error(request: Request, error: Exception) -> Response:
-    log.warning("%s: %s", request.url.path, error)
+    logger.warning("%s: %s", request.url.path, error)
     return error_response(request, 503, "engine", str(error))
 
 
@@ -87,7 +87,7 @@ async def _kserve_error(request: Request, error: Exception) -> Response:
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
-    log.error("%s failed", request.url.path, exc_info=error)
+    logger.error("%s failed", request.url.path, exc_info=error)
     return error_response(request, 500, "server", f"internal error ({type(error).__name__})")
 
 

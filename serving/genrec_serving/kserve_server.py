@@ -33,7 +33,7 @@ from genrec_serving.error_responses import StatusInterceptor, add_error_handlers
 from genrec_serving.predictor import RecommenderModel
 from genrec_serving.request_guard import MAX_BODY_BYTES, RequestGuard
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 #: What KServe's decoding raises for bodies that make no sense.
 _UNREADABLE = (
@@ -208,10 +208,10 @@ class RecommenderServer(ModelServer):
             )
             if done == {start}:
                 await start
-                log.info("model %s is ready", model.name)
+                logger.info("model %s is ready", model.name)
                 await asyncio.wait({stopped, http, grpc}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            log.info("stopping")
+            logger.info("stopping")
             self._http._server.should_exit = True
             await asyncio.gather(http, self._grpc.stop(), return_exceptions=True)
             stopped.cancel()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from genrec_serving.recommender import Recommender
 
 # Not `__name__`, which is `__main__` where this is the program.
-log = logging.getLogger("genrec_serving.server")
+logger = logging.getLogger("genrec_serving.server")
 
 REGISTRY_SCHEME = "models:/"
 
@@ -197,7 +197,7 @@ def run_server(options: ServerOptions) -> None:
     )
     app = build_app(lambda: model.recommender, metrics)
     address = Address(host=options.host, http_port=options.http_port, grpc_port=options.grpc_port)
-    log.info("listening on %s, ports %d and %d", *vars(address).values())
+    logger.info("listening on %s, ports %d and %d", *vars(address).values())
     server = RecommenderServer(app, address=address, open_repository=options.open_repository)
     server.run(model)
 
@@ -249,7 +249,7 @@ def main(
     try:
         run_server(options)
     except GenrecError as error:
-        log.error("%s", error)  # noqa: TRY400  # the line says it all
+        logger.error("%s", error)  # noqa: TRY400  # the line says it all
         sys.exit(2 if isinstance(error, UserError) else 1)
 
 

@@ -19,7 +19,7 @@ from genrec_model.errors import EngineError, EngineUnavailable
 from genrec_serving.engines.interface import ScoringEngine
 from genrec_serving.engines.vllm_engine import VllmOptions
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Strategy = Literal["auto", "vllm", "tensorrt", "onnxruntime", "torch"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -114,7 +114,7 @@ class Strategies:
         except EngineUnavailable as error:
             self._unavailable[name] = str(error)
             raise
-        log.info("engine %s started on request", name)
+        logger.info("engine %s started on request", name)
         return engine
 
     def close(self) -> None:
@@ -152,10 +152,10 @@ def start_strategies(
         except EngineError as error:
             if default != "auto" or name == PREFERRED[-1]:
                 raise
-            log.warning("engine %s cannot be used: %s", name, error)
+            logger.warning("engine %s cannot be used: %s", name, error)
             unavailable[name] = str(error)
             continue
-        log.info("strategy %s: engine %s", default, name)
+        logger.info("strategy %s: engine %s", default, name)
         # vLLM takes seconds and much memory to start: with the server, or not at all.
         factories.pop("vllm", None)
         return Strategies(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from vllm.outputs import PoolingRequestOutput
     from vllm.v1.engine.llm_engine import LLMEngine
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class VllmEngine(ScoringEngine):
         try:
             self._serve(engine, pending)
         except Exception as error:
-            log.exception("engine vllm failed")
+            logger.exception("engine vllm failed")
             end = f"engine vllm: it failed ({describe(error)}) and must be started again"
         self._finish(end, pending)
         engine.engine_core.shutdown()
@@ -215,7 +215,7 @@ def build_engine(artifact: Artifact, options: VllmOptions) -> LLMEngine:
     register(load_class=True)
     config = artifact.config
     if config.chunk_size % options.page_rows:
-        log.warning(
+        logger.warning(
             "histories are cut in chunks of %d events, which is no multiple of the %d rows of a "
             "page: a cut history keeps less of its cache",
             config.chunk_size,
@@ -267,11 +267,11 @@ def _resolve(answer: Future[Scored], scored: Scored) -> None:
     try:
         answer.set_result(scored)
     except InvalidStateError:
-        log.debug("nobody waits for this answer any more")
+        logger.debug("nobody waits for this answer any more")
 
 
 def _fail(answer: Future[Scored], message: str) -> None:
     try:
         answer.set_exception(EngineError(message))
     except InvalidStateError:
-        log.debug("nobody waits for this answer any more")
+        logger.debug("nobody waits for this answer any more")
