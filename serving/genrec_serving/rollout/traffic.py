@@ -7,7 +7,7 @@ import itertools
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from genrec_model.errors import ConfigError
@@ -39,6 +39,8 @@ class Replay:
         requests: what is sent, in turn.
         golden: version to offline answers by question (see `golden.by_question`); a version that
             is not here is not compared.
+        arms: version to arm, for a cluster's gateway, which names no arm; the answer's own
+            version then decides.
         concurrency: requests under way at once.
         timeout_s: for one request.
 
@@ -49,6 +51,7 @@ class Replay:
     base_url: str
     requests: Sequence[GoldenRequest]
     golden: Mapping[str, Mapping[str, Ranking]]
+    arms: Mapping[str, str] = field(default_factory=dict)
     concurrency: int = 8
     timeout_s: float = 30.0
 
@@ -66,7 +69,8 @@ class Replay:
             start: number of the first one; go on where the last call ended to meet new users.
 
         Returns:
-            ``stable`` and ``canary``. An answer without an arm's name counts for the canary.
+            ``stable`` and ``canary``. What cannot be told apart, such as a gateway's error,
+            counts for the canary.
         """
         import httpx
 
@@ -110,6 +114,8 @@ class Replay:
         except ValueError as error:
             return Outcome(arm=arm, latency_ms=latency_ms, failure=str(error))
         version = answer.headers.get(VERSION_HEADER, version)
+        if ARM_HEADER not in answer.headers:
+            arm = self.arms.get(version or "", arm)
         expected = self.golden.get(version or "", {}).get(request.key)
         if expected is None:
             return Outcome(arm=arm, latency_ms=latency_ms)

@@ -58,12 +58,14 @@ class FakePredictor:
     nan: bool = False
     seen: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    users: list[str] = field(default_factory=list)
     stop: Callable[[], None] = lambda: None
 
     async def recommend(self, request: Request) -> Response:
         self.seen += 1
         body = await request.json()
         self.bodies.append(body)
+        self.users.append(request.headers["X-User-Id"])
         await asyncio.sleep(self.delay_s)
         if self.fail_every and self.seen % self.fail_every == 0:
             return Response('{"error": "engine died"}', status_code=503)

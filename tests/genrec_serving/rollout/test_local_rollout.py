@@ -3,13 +3,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from genrec_model.errors import ConfigError, RegistryError
 from genrec_serving.rollout.golden import by_question, read_golden
-from genrec_serving.rollout.local import RolloutReport, StepReport, run_local_rollout
+from genrec_serving.rollout.local import WARM_UP, RolloutReport, StepReport, run_local_rollout
 from genrec_serving.rollout.machine import RolloutState
 from genrec_serving.rollout.plan import SLO, RolloutPlan
 from genrec_serving.rollout.registry_state import MemoryRegistry
@@ -58,6 +59,8 @@ def test_a_good_challenger_is_promoted(
     json.dumps(report.to_dict())
     assert set(challenger.bodies[0]) == {"history", "k", "now"}
     assert champion.seen < challenger.seen
+    # Beyond the warm-up, no user was drawn twice.
+    assert len(set(challenger.users)) >= challenger.seen - WARM_UP
 
 
 @pytest.mark.parametrize(
@@ -175,6 +178,8 @@ def test_replay_without_a_splitter(start: Start, golden: Golden) -> None:
     seen = asyncio.run(replay.send(40))
     assert (seen["canary"].requests, seen["canary"].max_score_error) == (40, 0)
     assert seen["stable"].requests == 0
+    seen = asyncio.run(replace(replay, arms={"?": "stable"}).send(10))
+    assert (seen["stable"].requests, seen["canary"].requests) == (10, 0)
     server.stop()
     seen = asyncio.run(replay.send(3))
     assert seen["canary"].errors == 3

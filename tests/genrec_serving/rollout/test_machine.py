@@ -79,6 +79,12 @@ def test_an_ended_rollout_stays_ended_until_it_is_begun_anew() -> None:
     assert begin(ended, PLAN) == begin(RolloutState(), PLAN)
 
 
+def test_each_step_may_be_extended_anew() -> None:
+    state = RolloutState(phase="canary", step=0, percent=5, extensions=2)
+    after = proceed(state, PLAN, Verdict(decision="advance", reasons=("fine",)), Observation())
+    assert (after.step, after.percent, after.extensions) == (1, 25, 0)
+
+
 def test_another_plan_takes_no_user_from_the_canary() -> None:
     state = RolloutState(phase="canary", step=1, percent=25, extensions=1)
     assert begin(state, PLAN) is state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from kubernetes import client
 from genrec_model.errors import ConfigError, RegistryError
 from genrec_serving.rollout.kserve import KServeTarget, Mode
 from genrec_serving.rollout.machine import RolloutState
+from genrec_serving.rollout.merge import LAST_APPLIED
 from genrec_serving.rollout.reconciler import Reconciler
 from genrec_serving.rollout.registry_state import MemoryRegistry
 
@@ -146,6 +148,22 @@ def test_what_others_own_is_left_alone_and_drift_is_mended(
         "- spec.predictor.canaryTrafficPercent: 70",
     }
     assert cluster.spec()["predictor"]["timeout"] == 30
+
+
+def test_what_was_applied_once_and_is_wanted_no_longer_goes(
+    cluster: Cluster, registry: MemoryRegistry
+) -> None:
+    loop = reconciler(registry, cluster, "knative")
+    loop.reconcile()
+    older = json.dumps({"spec": {"predictor": {"timeout": 30}}})
+    cluster.patch(
+        {
+            "metadata": {"annotations": {LAST_APPLIED: older}},
+            "spec": {"predictor": {"timeout": 30}},
+        }
+    )
+    assert loop.reconcile()[1].diff == ("- spec.predictor.timeout: 30",)
+    assert "timeout" not in cluster.spec()["predictor"]
 
 
 def test_an_object_applied_by_hand_keeps_its_predictors_name(

@@ -22,6 +22,15 @@ def test_rollback_of_the_champion(registry: MemoryRegistry) -> None:
         registry.rollback_champion("again")
 
 
+def test_a_champion_that_is_back_forgets_whom_it_refused(registry: MemoryRegistry) -> None:
+    registry.save("8", RolloutState(phase="rolled_back", reason="slow"))
+    assert registry.desired().refused
+    registry.set_alias("challenger", "9")
+    registry.save("9", RolloutState(phase="promoted", percent=100))
+    assert registry.rollback_champion("worse than it looked") == "7"
+    assert not registry.desired().refused
+
+
 def test_rollback_without_a_champion() -> None:
     empty = MemoryRegistry("genrec", versions={}, aliases={})
     with pytest.raises(RegistryError, match="no champion"):
