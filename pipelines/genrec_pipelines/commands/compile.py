@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,12 +36,16 @@ def compile_pipeline(
 def write_pipeline(out: Path, cluster: Cluster, *, manifest: bool = False) -> None:
     """Compile the pipeline for a cluster to a file."""
     from kfp import compiler
+    from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
     from genrec_pipelines.recommender_pipeline import build_pipeline
 
-    options = {}
+    options: dict[str, Any] = {}
     if manifest:
         options["kubernetes_manifest_format"] = True
+        options["kubernetes_manifest_options"] = KubernetesManifestOptions(
+            include_pipeline_manifest=True
+        )
     with replacing(out) as temporary:
         named = temporary.with_suffix(".yaml")  # the compiler insists on the suffix
         compiler.Compiler().compile(build_pipeline(cluster), str(named), **options)

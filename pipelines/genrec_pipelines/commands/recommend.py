@@ -42,10 +42,10 @@ def recommend(
     except httpx.HTTPError as error:
         raise EngineError(f"{url} does not answer: {error}") from error
     if response.status_code != httpx.codes.OK:
-        error = response.json().get("error", {})
+        problem = response.json().get("error", {})
         raise RequestError(
-            error.get("message", response.text),
-            field=error.get("field", "request"),
+            problem.get("message", response.text),
+            field=problem.get("field", "request"),
             status=response.status_code,
         )
     answer = response.json()

@@ -58,7 +58,7 @@ def versions(model_name: NameOption = "hstu") -> None:
             entry.version,
             ", ".join(entry.aliases),
             tags.get("rollout_state", ""),
-            tags.get("rollout_reason", ""),
+            tags.get("rollout_reason", "").split(";")[0],
             tags.get("data_digest", "")[:19],
             tags.get("git_commit", "")[:9],
         )

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from genrec_model.errors import ConfigError
-from genrec_model.registry.models import CHAMPION, aliases, version_of
+from genrec_model.registry.models import aliases
 from genrec_serving.rollout.plan import RolloutPlan
+from genrec_serving.rollout.registry_state import MlflowRegistry
 
 
 def deploy(
@@ -35,21 +36,22 @@ def deploy(
     Raises:
         ConfigError: the target is unknown.
     """
+    registry = MlflowRegistry(model_name)
+    registry.finish_interrupted()
     outcome: dict[str, Any] = {"target": target, "endpoint": {}, "recommendations": []}
-    if version_of(model_name, CHAMPION) == version:
-        reason = f"version {version} is the champion already"
-        outcome["rollout"] = {"steps": [], "promoted": True, "reason": reason}
-    elif target == "none":
-        reason = f"version {version} is the challenger; nothing was deployed (target none)"
-        outcome["rollout"] = {"steps": [], "promoted": False, "reason": reason}
-    elif target == "local":
+    if target == "local":
         from genrec_serving.rollout.deploy_local import deploy_local
 
-        outcome |= deploy_local(model_name, version, plan, events, log_folder)
+        outcome |= deploy_local(registry, version, plan, events, log_folder)
     elif target == "kserve":
         from genrec_serving.rollout.deploy_kserve import deploy_kserve
 
-        outcome["rollout"] = deploy_kserve(model_name, version, plan)
+        outcome["rollout"] = deploy_kserve(registry, version, plan)
+    elif target == "none":
+        promoted = registry.champion() == version
+        what = "the champion already" if promoted else "the challenger"
+        reason = f"version {version} is {what}; nothing was deployed (target none)"
+        outcome["rollout"] = {"steps": [], "promoted": promoted, "reason": reason}
     else:
         raise ConfigError(f"target {target!r} is unknown: use local, kserve or none")
     outcome["aliases"] = aliases(model_name)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from genrec_serving.local_server import LocalModelServer
 from genrec_serving.rollout.golden import GoldenRequest, read_golden, request_body
 from genrec_serving.rollout.local import StepReport, run_local_rollout
 from genrec_serving.rollout.plan import RolloutPlan
-from genrec_serving.rollout.registry_state import MlflowRegistry
+from genrec_serving.rollout.registry_state import RolloutRegistry
 from genrec_serving.rollout.surfaces import check_surfaces
 
 logger = logging.getLogger(__name__)
@@ -29,12 +30,13 @@ SHOWN_USERS, SHOWN_ITEMS, SHOWN_EVENTS = 3, 5, 3
 
 
 def deploy_local(
-    model_name: str, version: str, plan: RolloutPlan, events: Path, log_folder: Path
+    registry: RolloutRegistry, version: str, plan: RolloutPlan, events: Path, log_folder: Path
 ) -> dict[str, Any]:
     """Serve the champion and a version on this machine and walk the rollout to its end.
 
     Args:
-        model_name, version: the challenger; there may be no champion yet.
+        registry: names champion and challenger; there may be no champion yet.
+        version: the challenger. If it is the champion already, it is only served and checked.
         plan: steps and demands.
         events: event table, so that the servers know their users.
         log_folder: where the servers log.
@@ -43,39 +45,52 @@ def deploy_local(
         ``rollout``, ``endpoint`` and ``recommendations``, see `deploy`.
 
     Raises:
-        EngineError: a server does not start, or a surface of the challenger fails.
+        EngineError: a server does not start, or a surface of the version fails.
     """
-    registry = MlflowRegistry(model_name)
-    registry.finish_interrupted()
-    champion_version = registry.champion()
-    versions = [v for v in (version, champion_version) if v is not None]
-    models = [_download(model_name, v) for v in versions]
+    champion = registry.champion()
+    versions = [version, *([champion] if champion not in (None, version) else [])]
+    models = [_download(registry.model, str(v)) for v in versions]
+    artifacts = [Artifact(model.path) for model in models]
+    requests = read_golden(artifacts[0].golden)
     with _servers(models, events, log_folder) as servers:
-        challenger = servers[0]
-        champion = servers[1] if champion_version is not None else None
-        artifact = Artifact(models[0].path)
-        golden = artifact.golden
-        requests = read_golden(golden)
-        endpoint = check_surfaces(challenger, requests[0])
+        endpoint = check_surfaces(servers[0], requests[0])
         logger.info("all surfaces of version %s agree", version)
-        report = run_local_rollout(
-            registry=registry,
-            plan=plan,
-            champion=champion,
-            challenger=challenger,
-            golden=golden,
-            champion_golden=Artifact(models[1].path).golden if champion is not None else (),
-            on_step=_log_step,
-        )
-        logger.info("version %s: %s", version, report.reason)
-        shown = [_recommendation(challenger, artifact, r) for r in requests[:SHOWN_USERS]]
+        if champion == version:
+            rollout = _earlier_rollout(registry, version)
+        else:
+            rollout = run_local_rollout(
+                registry=registry,
+                plan=plan,
+                champion=servers[1] if champion is not None else None,
+                challenger=servers[0],
+                golden=artifacts[0].golden,
+                champion_golden=artifacts[1].golden if champion is not None else (),
+                on_step=_log_step,
+            ).to_dict()
+        logger.info("version %s: %s", version, rollout["reason"])
+        shown = [_recommendation(servers[0], artifacts[0], r) for r in requests[:SHOWN_USERS]]
     return {
-        "rollout": report.to_dict(),
+        "rollout": rollout,
         "endpoint": {
             name: {"status": answer["status"], "top_item": answer["top_item"]}
             for name, answer in endpoint.items()
         },
         "recommendations": shown,
+    }
+
+
+def _earlier_rollout(registry: RolloutRegistry, version: str) -> dict[str, Any]:
+    """How a version became champion, from its tags."""
+    state = registry.state(version)
+    steps = [
+        {**asdict(record), "reasons": [record.reason], "canary": None, "stable": None}
+        for record in state.history
+    ]
+    reason = f"version {version} is the champion already"
+    return {
+        "steps": steps,
+        "promoted": True,
+        "reason": f"{reason}: {state.reason}" if state.reason else reason,
     }
 
 
