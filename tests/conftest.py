@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+
 from genrec_model.artifact import Artifact, DatasetInfo
 from genrec_model.data.spec import DatasetSpec, TaskRule, TaskSpec
 from genrec_model.features.split import TimeSplit

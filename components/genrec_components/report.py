@@ -28,6 +28,7 @@ def make_report(
     from genrec_components.base import step
     from genrec_model.artifact import Artifact
     from genrec_model.files import read_json, write_json
+    from genrec_model.registry.tracking import log_files
     from genrec_model.report.page import write_report
     from genrec_model.report.summary import summarise
 
@@ -57,3 +58,5 @@ def make_report(
         )
         write_json(Path(summary.path), values)
         write_report(artifact, values, Path(validation.path), Path(report.path))
+        pages = {"report.html": report.path, "validation.html": validation_report.path}
+        log_files(run_id, {**pages, "summary.json": summary.path})

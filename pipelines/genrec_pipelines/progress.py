@@ -9,8 +9,10 @@ from types import TracebackType
 from rich.console import Console
 from rich.status import Status
 
+from genrec_model.progress import LOGGER
+
 #: Log lines of a step that are worth a look while it runs.
-_TELLING = re.compile(r"genrec_\w+(?:\.\w+)*: (?P<message>.+)$")
+_TELLING = re.compile(r"(?P<logger>genrec_\w+(?:\.\w+)*): (?P<message>.+)$")
 
 
 class StepProgress:
@@ -46,7 +48,8 @@ class StepProgress:
         match = _TELLING.search(text)
         if match is not None:
             self._show(f"{self._step}: {match['message']}")
-            if not self._console.is_terminal:
+            passing = match["logger"] == LOGGER
+            if not passing and not self._console.is_terminal:
                 self._console.print(f"    {match['message']}", highlight=False, markup=False)
 
     def _show(self, text: str) -> None:

@@ -173,7 +173,7 @@ def demo_baseline() -> Recipe:
 
 def movielens() -> Recipe:
     """A larger MovieLens: fewer epochs, as each has more rows."""
-    return Recipe(dataset="movielens", training={"epochs": 3, "num_negatives": 512})
+    return Recipe(dataset="movielens", training={"epochs": 4})
 
 
 def kuairand() -> Recipe:
@@ -187,7 +187,7 @@ def kuairand() -> Recipe:
 
 def online_retail() -> Recipe:
     """Online Retail II: long histories, repeated purchases."""
-    return Recipe(dataset="online-retail", training={"epochs": 2, "num_negatives": 512})
+    return Recipe(dataset="online-retail", training={"epochs": 4})
 
 
 def columns() -> Recipe:

@@ -3,6 +3,10 @@
 A label about the future is the easiest way to leak it: the answer to "did the user come back
 within a week?" is not known at the event but up to a week later. So each label carries
 ``known_at_<task>``, and whoever trains up to a moment uses only labels known by then.
+
+A yes may be known long before the horizon ends, a no never is. Were the yes used as soon as it is
+known, the last weeks before that moment would hold hardly anything but yes. So both count as known
+when the horizon has passed.
 """
 
 from __future__ import annotations
@@ -80,10 +84,10 @@ def _later(
     )
     deadline = times + np.int64(rule.horizon_s)
     returned = (return_at >= 0) & (return_at <= deadline)
-    known = (returned | (deadline <= end)) & counts
+    known = (deadline <= end) & counts
     answers = pl.select(
         label=pl.when(pl.Series(known)).then(pl.Series(returned).cast(pl.Int8)),
-        known_at=pl.when(pl.Series(known)).then(pl.Series(np.where(returned, return_at, deadline))),
+        known_at=pl.when(pl.Series(known)).then(pl.Series(deadline)),
     )
     return answers["label"], answers["known_at"]
 

@@ -25,16 +25,16 @@ ONLINE_RETAIL = DatasetSpec(
             name="engagement",
             # Lines of one invoice share a second and are no repeats of each other.
             rule=TaskRule(
-                kind="repeats_item_within", min_gap_s=1, horizon_s=90 * DAY_S, actions=_PURCHASE
+                kind="repeats_item_within", min_gap_s=1, horizon_s=28 * DAY_S, actions=_PURCHASE
             ),
-            description="the customer orders the same item again within 90 days",
+            description="the customer orders the same item again within 28 days",
         ),
         TaskSpec(
             name="retention",
             rule=TaskRule(
-                kind="returns_within", min_gap_s=DAY_S, horizon_s=30 * DAY_S, actions=_PURCHASE
+                kind="returns_within", min_gap_s=DAY_S, horizon_s=28 * DAY_S, actions=_PURCHASE
             ),
-            description="the customer orders again 1 to 30 days later",
+            description="the customer orders again 1 to 28 days later",
         ),
         TaskSpec(
             name="monetization",

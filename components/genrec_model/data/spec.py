@@ -30,7 +30,7 @@ class TaskRule:
         the event's action is one of ``actions``; known at once.
     ``returns_within``
         the user has another event between ``min_gap_s`` and ``horizon_s`` seconds later, both
-        included; known when the user returns or when the horizon has passed.
+        included; known when the horizon has passed.
     ``repeats_item_within``
         the same, for another event of the user on the same item.
 

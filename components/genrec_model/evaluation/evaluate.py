@@ -18,6 +18,8 @@ from genrec_model.evaluation.retrieval import (
 )
 from genrec_model.evaluation.tasks import base_rates, evaluate_tasks
 from genrec_model.features.prepare import Features
+from genrec_model.features.rows import Ints
+from genrec_model.features.sequences import NO_LABEL, UserSequences
 
 #: Histories of fewer events are short.
 SHORT_HISTORY = 20
@@ -44,6 +46,26 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         if self.max_targets < 1 or self.golden_users < 1:
             raise ConfigError("evaluation: max_targets and golden_users must be at least 1")
+
+
+def _task_targets(sequences: UserSequences, features: Features, options: EvaluationOptions) -> Ints:
+    """Events after the training period with a known label.
+
+    The validation period is among them: the labels of the test period's last days, whose horizon
+    has not passed, are not known, and no model was chosen by any label.
+    """
+    later = retrieval_targets(
+        sequences,
+        start=features.dataset.split.validation,
+        stop=np.iinfo(np.int64).max,
+        limit=len(sequences.items),
+        seed=options.seed,
+    )
+    known = later[(sequences.labels[later] != NO_LABEL).any(axis=1)]
+    if len(known) > options.max_targets:
+        rng = np.random.default_rng(options.seed)
+        known = np.sort(rng.choice(known, options.max_targets, replace=False))
+    return known
 
 
 def evaluate(
@@ -94,7 +116,10 @@ def evaluate(
         f"item seen {NEW_ITEM} times or more": ~new,
     }
     tasks = evaluate_tasks(
-        model, sequences, targets, base_rates=base_rates(sequences, split.validation)
+        model,
+        sequences,
+        _task_targets(sequences, features, options),
+        base_rates=base_rates(sequences, split.validation),
     )
     reasons = options.gate.judge(retrieval, tasks)
     metrics = {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,6 +96,16 @@ def log_epoch(run_id: str, epoch: int, record: Mapping[str, float]) -> None:
     tracker = client()
     for key, value in record.items():
         tracker.log_metric(run_id, key, value, step=epoch)
+
+
+def log_files(run_id: str, files: Mapping[str, str]) -> None:
+    """Log files as a run's artifacts, under the names given."""
+    tracker = client()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in files.items():
+            copy = Path(folder) / name
+            shutil.copyfile(path, copy)
+            tracker.log_artifact(run_id, str(copy))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

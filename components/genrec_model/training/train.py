@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from genrec_model.evaluation.retrieval import evaluate_retrieval, retrieval_targets
 from genrec_model.features.prepare import Features
 from genrec_model.features.sequences import UserSequences
 from genrec_model.hstu import HSTU, HSTUConfig
+from genrec_model.progress import progress
 from genrec_model.training.checkpoint import TrainingState, fingerprint
 from genrec_model.training.loss import losses
 from genrec_model.training.options import TrainingOptions
@@ -123,8 +123,7 @@ def _train_epoch(
     model.train()
     totals = np.zeros(3)
     rows = sum(window.stop - window.start for window in windows)
-    with _progress() as progress:
-        task = progress.add_task(f"epoch {epoch}/{options.epochs}", total=rows)
+    with progress(f"epoch {epoch}/{options.epochs}", rows) as advance:
         for batch in epoch_batches(sequences, windows, features.dataset.split, options, rng):
             loss = losses(model, batch, num_negatives=options.num_negatives)
             optimizer.zero_grad(set_to_none=True)
@@ -134,11 +133,8 @@ def _train_epoch(
             scheduler.step()
             weight = len(batch.next_items)
             totals += np.array([loss.next_item.item(), loss.tasks.item(), 1.0]) * weight
-            progress.advance(
-                task,
-                int(batch.rows.layout.history_lengths.sum())
-                - len(batch.rows.layout.history_lengths),
-            )
+            lengths = batch.rows.layout.history_lengths
+            advance(int(lengths.sum()) - len(lengths))
     next_item, tasks, _ = totals / totals[2]
     return {"next_item_loss": float(next_item), "task_loss": float(tasks)}
 
@@ -173,14 +169,4 @@ def _snapshot(
         scheduler=scheduler.state_dict(),
         generator=torch.get_rng_state(),
         numpy_state=dict(rng.bit_generator.state),
-    )
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        transient=True,
     )

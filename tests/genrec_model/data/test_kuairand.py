@@ -19,7 +19,7 @@ LOG = pl.DataFrame(
         "user_id": [1, 1, 1, 2, 2, 2],
         "video_id": [7, 8, 9, 7, 8, 9],
         # The first two share a second and are in the wrong order.
-        "time_ms": [START_MS + s for s in (900, 100, 5_000, 0, 1_000, 7_200_000)],
+        "time_ms": [START_MS + s for s in (900, 100, 7_200_000, 0, 1_000, 30_000_000)],
         "is_click": [0, 1, 1, 1, 0, 0],
         "is_follow": [0, 0, 1, 0, 0, 0],
         "is_comment": [0, 0, 1, 1, 0, 0],
@@ -35,7 +35,7 @@ def check_log(path: Path) -> None:
     dataset = load_dataset("kuairand", path=path)
     events = dataset.events
     assert events["item_id"].to_list() == [8, 7, 9, 7, 8, 9]
-    assert events["timestamp"].to_list()[:3] == [1_650_000_000, 1_650_000_000, 1_650_000_005]
+    assert events["timestamp"].to_list()[:3] == [1_650_000_000, 1_650_000_000, 1_650_007_200]
     assert events["action"].to_list() == [
         "click",
         "impression",
@@ -47,7 +47,8 @@ def check_log(path: Path) -> None:
     assert events["value"].to_list() == [1.0, 0.5, 5.0, 0.0, 0.5, 0.25]
     labels = label_events(events, dataset.spec)
     assert labels["label_engagement"].to_list() == [0, 0, 1, 1, 1, 1]
-    assert labels["label_retention"].to_list() == [None, None, None, 1, 1, None]
+    # Back after two hours, then never; the last event's horizon has not passed.
+    assert labels["label_retention"].to_list() == [1, 1, 0, 0, 0, None]
     assert dataset.spec.unlabelled == {"monetization": "KuaiRand records no spending"}
 
 
@@ -85,4 +86,4 @@ def test_real_subset() -> None:
     assert dataset.items.height == 9_359
     labels = label_events(dataset.events, dataset.spec)
     assert labels["label_engagement"].mean() == pytest.approx(0.473, abs=1e-3)
-    assert labels["label_retention"].mean() == pytest.approx(0.554, abs=1e-3)
+    assert labels["label_retention"].mean() == pytest.approx(0.552, abs=1e-3)

@@ -68,16 +68,16 @@ def test_other_actions_are_not_asked() -> None:
     assert labels_of(rows, rule) == [(1, 10), (None, None)]
 
 
-def test_return_is_known_when_it_happens_and_absence_when_the_horizon_has_passed() -> None:
+def test_return_and_absence_are_known_when_the_horizon_has_passed() -> None:
     rule = TaskRule(kind="returns_within", min_gap_s=10, horizon_s=100)
     rows: list[Row] = [
         (1, 1, 0, "buy", 1.0),  # 5 is too soon, 100 is the last moment
         (1, 2, 5, "buy", 1.0),  # 100 is 95 later
         (1, 3, 100, "buy", 1.0),  # nobody comes back by 200
-        (2, 1, 150, "buy", 1.0),  # the data end at 201, before 250: censored
+        (2, 1, 150, "buy", 1.0),  # the data end at 201, before 250: censored, though back by then
         (2, 1, 201, "buy", 1.0),  # censored
     ]
-    expected = [(1, 100), (1, 100), (0, 200), (1, 201), (None, None)]
+    expected = [(1, 100), (1, 105), (0, 200), (None, None), (None, None)]
     assert labels_of(rows, rule) == expected
 
 
@@ -98,7 +98,7 @@ def test_lines_of_one_invoice_are_no_repeats_of_each_other() -> None:
         (1, 7, 40, "buy", 1.0),
         (2, 8, 90, "buy", 1.0),
     ]
-    assert labels_of(rows, rule) == [(1, 40), (1, 40), (0, 50), (0, 90), (None, None)]
+    assert labels_of(rows, rule) == [(1, 50), (1, 50), (0, 50), (0, 90), (None, None)]
 
 
 def test_a_refund_is_no_repeat() -> None:
@@ -137,11 +137,9 @@ def slow_label(rows: list[Row], rule: TaskRule) -> list[tuple[int | None, int | 
         ]
         if rule.actions and action not in rule.actions:
             answers.append((None, None))
-        elif times:
-            answers.append((1, min(times)))
         else:
             passed = at + rule.horizon_s <= end
-            answers.append((0, at + rule.horizon_s) if passed else (None, None))
+            answers.append((int(bool(times)), at + rule.horizon_s) if passed else (None, None))
     return answers
 
 

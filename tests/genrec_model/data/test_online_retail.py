@@ -42,7 +42,7 @@ def test_orders_and_returns(tmp_path: Path) -> None:
     assert not dataset.spec.exclude_seen
     labels = label_events(events, dataset.spec)
     assert labels["label_engagement"].to_list() == [1, 0, 0, None, None]
-    assert labels["known_at_engagement"].to_list()[:3] == [20 * DAY, 90 * DAY, 110 * DAY]
+    assert labels["known_at_engagement"].to_list()[:3] == [28 * DAY, 28 * DAY, 48 * DAY]
     assert labels["label_retention"].to_list() == [1, 1, 0, None, None]
     assert labels["label_monetization"].to_list() == [1, 0, 0, None, 0]
 
@@ -67,5 +67,5 @@ def test_real_orders() -> None:
     assert (dataset.events["value"] < 0).sum() == (dataset.events["action"] == "return").sum() > 0
     labels = label_events(dataset.events, dataset.spec)
     rates = {name: labels[f"label_{name}"].mean() for name in dataset.spec.task_names}
-    expected = {"engagement": 0.286, "retention": 0.431, "monetization": 0.425}
+    expected = {"engagement": 0.109, "retention": 0.393, "monetization": 0.425}
     assert rates == pytest.approx(expected, abs=1e-3)
