@@ -16,6 +16,8 @@ SHELL := bash
 
 # Without byte code every process would compile vLLM, torch and MLflow again: 40 s each time.
 unexport PYTHONDONTWRITEBYTECODE
+# Threads that wait by spinning slow each other down fivefold where cores are shared.
+export OMP_WAIT_POLICY ?= PASSIVE
 export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 

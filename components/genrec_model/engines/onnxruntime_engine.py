@@ -52,6 +52,8 @@ def load_onnx(path: Path, *, threads: int = 0) -> Runtime:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # A server's other threads need the cores more than a pool that waits for work.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
