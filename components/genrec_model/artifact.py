@@ -191,13 +191,18 @@ class Artifact:
             shutil.copytree(self.path, temporary, copy_function=_link_or_copy, ignore=ignore)
         return Artifact(path)
 
-    def content_digest(self) -> str:
-        """``sha256:`` of all files, by name and content."""
+    def identity(self) -> str:
+        """``sha256:`` of what makes the model the one it is: weights, vocabulary, data, engines.
+
+        Measurements are not part of it: the same model, measured again beside another champion,
+        is the same model.
+        """
         digest = hashlib.sha256()
-        for file in sorted(path for path in self.path.rglob("*") if path.is_file()):
-            digest.update(f"{file.relative_to(self.path)}:{file.stat().st_size};".encode())
-            with file.open("rb") as stream:
+        for name in ("config.json", "model.safetensors", "items.parquet", "dataset.json"):
+            with (self.path / name).open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
+        for engine in sorted((self.path / "engines").glob("*/engine.json")):
+            digest.update(f"{engine.parent.name};".encode())
         return f"sha256:{digest.hexdigest()}"
 
 

@@ -187,7 +187,7 @@ def kuairand() -> Recipe:
 
 def online_retail() -> Recipe:
     """Online Retail II: long histories, repeated purchases."""
-    return Recipe(dataset="online-retail", training={"epochs": 4})
+    return Recipe(dataset="online-retail", training={"epochs": 3})
 
 
 def columns() -> Recipe:

@@ -15,14 +15,25 @@ from genrec_model.files import replacing
 
 def test_copy_is_equal_and_independent(tiny_artifact: Artifact, tmp_path: Path) -> None:
     copy = tiny_artifact.copy_to(tmp_path / "copy")
-    assert copy.content_digest() == tiny_artifact.content_digest()
     copy.write("metrics.json", {"a": 1})
     copy.write("training.json", {"changed": True})
     assert not (tiny_artifact.path / "metrics.json").exists()
     assert tiny_artifact.training == {}
-    assert copy.content_digest() != tiny_artifact.content_digest()
     less = copy.copy_to(tmp_path / "less", leave_out=["metrics.json"])
     assert not (less.path / "metrics.json").exists()
+
+
+def test_identity_is_the_model_not_its_measurements(
+    tiny_artifact: Artifact, tmp_path: Path
+) -> None:
+    copy = tiny_artifact.copy_to(tmp_path / "copy")
+    copy.write("metrics.json", {"a": 1})
+    assert copy.identity() == tiny_artifact.identity()
+    copy.write("engines/onnxruntime-fp32/engine.json", {})
+    with_engine = copy.identity()
+    assert with_engine != tiny_artifact.identity()
+    copy.write("dataset.json", {})
+    assert copy.identity() not in (with_engine, tiny_artifact.identity())
 
 
 def test_weights_survive(tiny_artifact: Artifact) -> None:

@@ -127,9 +127,11 @@ def test_the_same_run_again_trains_nothing(
     ).summary
     assert "train-or-load" not in executed(lines)
     assert again["mlflow"]["run_id"] == before["mlflow"]["run_id"]
-    # The champion has changed since, so the model was measured against it: another artifact.
+    # It was measured again, as there is a champion now: itself. It is the same model still.
     assert again["model"]["champion_hr_10"] == before["model"]["hr_10"]
-    assert again["mlflow"]["aliases"]["champion"] == before["mlflow"]["model_version"]
+    assert again["mlflow"]["model_version"] == before["mlflow"]["model_version"]
+    assert again["mlflow"]["aliases"] == before["mlflow"]["aliases"]
+    assert again["rollout"]["promoted"] is True
 
 
 def test_a_registered_model_is_loaded_in_place_of_training(
@@ -139,4 +141,4 @@ def test_a_registered_model_is_loaded_in_place_of_training(
     summary = run_locally(recipe, tmp_path).summary
     assert summary["model"]["hr_10"] == finished[0].summary["model"]["hr_10"]
     assert summary["mlflow"]["run_id"] != finished[0].summary["mlflow"]["run_id"]
-    assert summary["rollout"]["promoted"] is False
+    assert summary["mlflow"]["model_version"] == finished[0].summary["mlflow"]["model_version"]

@@ -23,8 +23,8 @@ from genrec_model.registry.tracking import active_run, client, flatten, git_comm
 CHAMPION, CHALLENGER = "champion", "challenger"
 #: Folder of the artifact inside a logged MLflow model.
 BUNDLE = "artifacts/bundle"
-#: Tag of a version: digest of its artifact.
-DIGEST_TAG = "artifact_digest"
+#: Tag of a version: see `Artifact.identity`.
+DIGEST_TAG = "artifact_identity"
 
 _URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
 
@@ -45,9 +45,9 @@ class ResolvedModel:
 def register(artifact: Artifact, *, run_id: str, name: str, tags: Mapping[str, str]) -> str:
     """Offer an artifact as the challenger.
 
-    The first time, it is logged as one MLflow model of its run and registered. An artifact that
-    is registered already is not registered again; its version becomes the challenger, unless it
-    is the champion.
+    The first time, it is logged as one MLflow model of its run and registered. A model that is
+    registered already is not registered again; its version becomes the challenger, unless it is
+    the champion.
 
     Args:
         artifact: complete: evaluated, exported, with its engines.
@@ -58,7 +58,7 @@ def register(artifact: Artifact, *, run_id: str, name: str, tags: Mapping[str, s
     Returns:
         The version.
     """
-    digest = artifact.content_digest()
+    digest = artifact.identity()
     version = find_version(name, DIGEST_TAG, digest)
     if version is None:
         version = _register_new(artifact, run_id, name)

@@ -52,7 +52,7 @@ def test_the_life_of_a_version(home: Path, features: Features, tmp_path: Path) -
     assert run.data.metrics["test.hstu.hr_10"] == artifact.metrics["retrieval"]["hstu"]["hr_10"]
     assert run.inputs.dataset_inputs[0].dataset.name == "tiny"
 
-    # The same artifact keeps its version; another one gets the next.
+    # The same model keeps its version; another one gets the next.
     again = models.register(artifact, run_id=run_id, name="rec", tags={})
     other = new_artifact(features, tmp_path / "two", seed=2)
     newer = models.register(other, run_id=run_id, name="rec", tags={})
@@ -70,7 +70,8 @@ def test_the_life_of_a_version(home: Path, features: Features, tmp_path: Path) -
 
     found = models.download_artifact("models:/rec@champion", tmp_path / "models")
     assert (found.name, found.version) == ("rec", version)
-    assert Artifact(found.path).content_digest() == artifact.content_digest()
+    assert Artifact(found.path).identity() == artifact.identity()
+    assert Artifact(found.path).golden == artifact.golden
     assert models.download_artifact(f"models:/rec/{version}", tmp_path / "models") == found
     assert Path(models.storage_uri("rec", version), "config.json").is_file()
 
