@@ -1,0 +1,130 @@
+"""``LayerNorm(A·v) ⊙ u``, what HSTU does between attention and its output projection.
+
+Letters in shapes: R rows, W width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genrec_kernels.dispatch import Backend, choose_backend
+from genrec_kernels.reference import norm_gate as reference
+
+_TRITON_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+_MAX_TRITON_WIDTH = 16_384
+
+
+def norm_gate(
+    x: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    eps: float = 1e-6,
+    backend: Backend | None = None,
+) -> Tensor:
+    """``LayerNorm(x) ⊙ u``, with gradients by all four tensors; computed in float32.
+
+    Args:
+        x, u: float [..., W], of one shape; any strides.
+        weight, bias: float [W].
+        eps: added to the variance.
+        backend: force one of `triton`, `reference`.
+
+    Returns:
+        float [..., W], in the dtype of `x`.
+
+    Raises:
+        ValueError: shapes do not fit together.
+        BackendUnavailable: the forced backend cannot run.
+    """
+    if u.shape != x.shape or weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
+        raise ValueError(
+            "x and u must be [..., W], weight and bias [W], not "
+            + ", ".join(str(list(t.shape)) for t in (x, u, weight, bias))
+        )
+    width = x.shape[-1]
+    out_RW, _, _ = torch.ops.genrec.norm_gate(
+        x.reshape(-1, width), u.reshape(-1, width), weight, bias, eps, backend
+    )
+    return out_RW.view(x.shape)  # type: ignore[no-any-return]
+
+
+def _implementation(x: Tensor, backend: str | None) -> Any:
+    fits = x.dtype in _TRITON_DTYPES and x.shape[1] <= _MAX_TRITON_WIDTH
+    offered: tuple[Backend, ...] = ("triton", "reference") if fits else ("reference",)
+    if choose_backend("norm_gate", x.device, offered, forced=backend) == "reference":
+        return reference
+    from genrec_kernels.triton import fused_norm_gate
+
+    return fused_norm_gate
+
+
+def _whole_rows(x: Tensor) -> Tensor:
+    return x if x.stride(1) == 1 else x.contiguous()
+
+
+@torch.library.custom_op("genrec::norm_gate", mutates_args=())
+def _norm_gate(
+    x: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, backend: str | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    run = _implementation(x, backend).norm_gate
+    out, mean, rstd = run(
+        _whole_rows(x), _whole_rows(u), weight.contiguous(), bias.contiguous(), eps
+    )
+    return out, mean, rstd
+
+
+@_norm_gate.register_fake
+def _fake(x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    statistic = x.new_empty(x.shape[:1], dtype=torch.promote_types(x.dtype, torch.float32))
+    return x.new_empty(x.shape), statistic, torch.empty_like(statistic)
+
+
+@torch.library.custom_op("genrec::norm_gate_backward", mutates_args=())
+def _norm_gate_backward(
+    grad: Tensor,
+    x: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    backend: str | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    run = _implementation(x, backend).norm_gate_backward
+    rows = (_whole_rows(t) for t in (grad, x, u))
+    grad_x, grad_u, grad_weight, grad_bias = run(
+        *rows, weight.contiguous(), bias.contiguous(), mean, rstd
+    )
+    return grad_x, grad_u, grad_weight, grad_bias
+
+
+@_norm_gate_backward.register_fake
+def _fake_backward(
+    _grad: Tensor, x: Tensor, u: Tensor, weight: Tensor, bias: Tensor, *_: object
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape),
+        u.new_empty(u.shape),
+        weight.new_empty(weight.shape),
+        bias.new_empty(bias.shape),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, u, weight, bias, _, ctx.backend = inputs
+    _, mean, rstd = output
+    ctx.save_for_backward(x, u, weight, bias, mean, rstd)
+    ctx.mark_non_differentiable(mean, rstd)
+
+
+def _differentiate(ctx: Any, grad: Tensor, *_: object) -> tuple[Any, ...]:
+    grads = torch.ops.genrec.norm_gate_backward(grad, *ctx.saved_tensors, ctx.backend)
+    return *grads, None, None
+
+
+_norm_gate.register_autograd(_differentiate, setup_context=_save)

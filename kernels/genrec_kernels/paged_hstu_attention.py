@@ -1,0 +1,218 @@
+"""HSTU attention of new rows over a paged history: the op that a server calls.
+
+Letters in shapes: R new rows of all requests, B requests, P pages of the cache, S rows a page,
+M pages of the longest request, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from genrec_kernels import reference
+from genrec_kernels.dispatch import Backend, choose_backend
+from genrec_kernels.relative_bias import RelativeBias
+
+#: What the kernels take; anything else runs in the reference.
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+MAX_HEAD_DIM = 256
+
+
+def paged_hstu_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    kv_pages: Tensor,
+    timestamp_pages: Tensor,
+    page_table: Tensor,
+    row_offsets: Tensor,
+    key_limits: Tensor,
+    timestamps: Tensor,
+    alpha: float,
+    norm_length: int,
+    bias: RelativeBias | None = None,
+    max_new_rows: int | None = None,
+    max_keys: int | None = None,
+    backend: Backend | None = None,
+) -> Tensor:
+    """``SiLU(q·kᵀ·alpha + rab) / N · v`` over the rows of a request's pages, and the row itself.
+
+    Each new row sees the first `key_limits` rows of its request in the pages, and itself; its own
+    key and value are `k` and `v`. So history rows and candidate rows are one and the same case,
+    and nothing here is written: a history row's page may or may not hold it already.
+
+    No length is read on the host, so the call can be captured in a CUDA graph and replayed for
+    other lengths within `max_new_rows` and `max_keys`. It has no gradient.
+
+    Args:
+        q, k, v: bfloat16, float16 or float32 [R, H, D], rows of each request together.
+        kv_pages: float [P, H, S, 2·D], keys in the first half of the last axis; any strides of
+            the other axes.
+        timestamp_pages: int64 [P, S], any strides.
+        page_table: int32 or int64 [B, M], pages of each request in order; entries past its
+            history are never read.
+        row_offsets: int32 or int64 [B + 1], first new row of each request. Rows past the last
+            offset come out undefined.
+        key_limits: int64 [R], at most M·S.
+        timestamps: int64 [R], unix seconds.
+        alpha: scale of q·kᵀ.
+        norm_length: N, the same for every request.
+        bias: position and time bias, or None.
+        max_new_rows: most new rows of one request, if known: a smaller grid.
+        max_keys: most keys that a row sees, if known: better splits. Neither changes what is
+            computed, only how the sum is cut.
+        backend: force one of `triton`, `reference`.
+
+    Returns:
+        float [R, H, D], in the dtype of `q`.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit together.
+        BackendUnavailable: the forced backend cannot run.
+    """
+    _check(q, k, v, kv_pages, timestamp_pages, page_table, row_offsets, key_limits, timestamps)
+    position, time, boundaries = (None, None, None) if bias is None else bias
+    num_rows = q.shape[0]
+    out: Tensor = torch.ops.genrec.paged_hstu_attention(
+        q, k, v, kv_pages, timestamp_pages, page_table, row_offsets, key_limits, timestamps,
+        position, time, boundaries, alpha, norm_length,
+        num_rows if max_new_rows is None else min(max_new_rows, num_rows),
+        page_table.shape[1] * kv_pages.shape[2] if max_keys is None else max_keys,
+        backend,
+    )  # fmt: skip
+    return out
+
+
+@torch.library.custom_op("genrec::paged_hstu_attention", mutates_args=())
+def _paged_hstu_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kv_pages: Tensor,
+    timestamp_pages: Tensor,
+    page_table: Tensor,
+    row_offsets: Tensor,
+    key_limits: Tensor,
+    timestamps: Tensor,
+    position: Tensor | None,
+    time: Tensor | None,
+    boundaries: Tensor | None,
+    alpha: float,
+    norm_length: int,
+    max_new_rows: int,
+    max_keys: int,
+    backend: str | None,
+) -> Tensor:
+    bias = None
+    if position is not None and time is not None and boundaries is not None:
+        bias = RelativeBias(position, time, boundaries)
+    chosen = choose_backend("paged_hstu_attention", q.device, _offered(q, kv_pages), forced=backend)
+    if chosen == "reference" or q.shape[0] == 0 or row_offsets.shape[0] < 2:
+        return reference.paged_hstu_attention(
+            q, k, v, kv_pages=kv_pages, timestamp_pages=timestamp_pages, page_table=page_table,
+            row_offsets=row_offsets, key_limits=key_limits, timestamps=timestamps, alpha=alpha,
+            norm_length=norm_length, bias=bias,
+        )  # fmt: skip
+    from genrec_kernels.triton import paged_hstu_attention as kernels
+    from genrec_kernels.triton.paged_plan import make_plan
+
+    plan = make_plan(
+        num_rows=q.shape[0],
+        num_requests=row_offsets.shape[0] - 1,
+        num_heads=q.shape[1],
+        head_dim=q.shape[2],
+        dtype=q.dtype,
+        max_new_rows=max_new_rows,
+        max_keys=max_keys,
+        page_size=kv_pages.shape[2],
+        **_gpu(q.device),
+    )
+    return kernels.paged_hstu_attention(
+        *(_rows_contiguous(x) for x in (q, k, v)), kv_pages=kv_pages,
+        timestamp_pages=timestamp_pages, page_table=_rows_contiguous(page_table),
+        row_offsets=row_offsets.contiguous(), key_limits=key_limits.contiguous(),
+        timestamps=timestamps.contiguous(), alpha=alpha, norm_length=norm_length, bias=bias,
+        plan=plan,
+    )  # fmt: skip
+
+
+@_paged_hstu_attention.register_fake
+def _fake(q: Tensor, *_: object) -> Tensor:
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
+def _offered(q: Tensor, kv_pages: Tensor) -> tuple[Backend, ...]:
+    """What can run a call: the kernels need a dtype that they know and whole rows in the pages."""
+    fits = q.dtype in DTYPES and kv_pages.dtype in DTYPES
+    if fits and q.shape[2] <= MAX_HEAD_DIM and kv_pages.stride(3) == 1:
+        return ("triton", "reference")
+    return ("reference",)
+
+
+def _rows_contiguous(x: Tensor) -> Tensor:
+    """Itself if its last axis is contiguous, else a copy."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+class _Gpu(TypedDict):
+    multiprocessors: int
+    shared_memory: int
+    tma: bool
+
+
+@cache
+def _gpu(device: torch.device) -> _Gpu:
+    if device.type != "cuda":  # Triton's interpreter: any numbers give the right result
+        return {"multiprocessors": 4, "shared_memory": 64 * 1024, "tma": False}
+    properties: Any = torch.cuda.get_device_properties(device)
+    return {
+        "multiprocessors": properties.multi_processor_count,
+        "shared_memory": properties.shared_memory_per_block_optin,
+        "tma": properties.major >= 9,
+    }
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kv_pages: Tensor,
+    timestamp_pages: Tensor,
+    page_table: Tensor,
+    row_offsets: Tensor,
+    key_limits: Tensor,
+    timestamps: Tensor,
+) -> None:
+    if q.dim() != 3 or k.shape != q.shape or v.shape != q.shape:
+        raise ValueError(f"q, k and v must be [R, H, D] alike, not {_shapes(q, k, v)}")
+    if kv_pages.dim() != 4 or kv_pages.shape[1] != q.shape[1]:
+        raise ValueError(f"kv_pages must be [P, {q.shape[1]}, S, 2·D], not {_shapes(kv_pages)}")
+    if kv_pages.shape[3] != 2 * q.shape[2]:
+        raise ValueError(
+            f"kv_pages must have rows of 2·{q.shape[2]} (key, value), not {kv_pages.shape[3]}"
+        )
+    if timestamp_pages.shape != (kv_pages.shape[0], kv_pages.shape[2]):
+        raise ValueError(
+            f"timestamp_pages must be [{kv_pages.shape[0]}, {kv_pages.shape[2]}] as kv_pages is, "
+            f"not {_shapes(timestamp_pages)}"
+        )
+    if page_table.dim() != 2 or row_offsets.shape != (page_table.shape[0] + 1,):
+        raise ValueError(
+            "page_table must be [B, M] and row_offsets [B + 1], not "
+            f"{_shapes(page_table, row_offsets)}"
+        )
+    if key_limits.shape != q.shape[:1] or timestamps.shape != q.shape[:1]:
+        raise ValueError(
+            f"key_limits and timestamps must be [{q.shape[0]}], not "
+            f"{_shapes(key_limits, timestamps)}"
+        )
+    if timestamp_pages.dtype != torch.int64 or timestamps.dtype != torch.int64:
+        raise ValueError("timestamps and timestamp_pages must be int64")
+
+
+def _shapes(*tensors: Tensor) -> str:
+    return ", ".join(str(list(x.shape)) for x in tensors)

@@ -1,0 +1,35 @@
+"""Writing rows into a paged cache, in plain PyTorch.
+
+Letters in shapes: R rows, P pages, S rows a page, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def page_write(
+    k: Tensor,
+    v: Tensor,
+    slots: Tensor,
+    *,
+    kv_pages: Tensor,
+    timestamps: Tensor | None = None,
+    timestamp_pages: Tensor | None = None,
+) -> None:
+    """Put keys, values and times of rows where their slots say.
+
+    Args:
+        k, v: float [R, H, D].
+        slots: int64 [R], ``page · S + row in page``, each at most once; a negative one is skipped.
+        kv_pages: float [P, H, S, 2·D], written: keys in the first half of the last axis.
+        timestamps: int64 [R], unix seconds, or None to leave `timestamp_pages` alone.
+        timestamp_pages: int64 [P, S], written.
+    """
+    wanted = slots >= 0
+    page_R, row_R = slots[wanted] // kv_pages.shape[2], slots[wanted] % kv_pages.shape[2]
+    width = k.shape[2]
+    kv_pages[page_R, :, row_R, :width] = k[wanted].to(kv_pages.dtype)
+    kv_pages[page_R, :, row_R, width:] = v[wanted].to(kv_pages.dtype)
+    if timestamps is not None and timestamp_pages is not None:
+        timestamp_pages[page_R, row_R] = timestamps[wanted]

@@ -1,0 +1,140 @@
+"""``LayerNorm(x) ⊙ u`` and its gradient, in Triton: each tensor is read or written once.
+
+Letters in shapes: R rows of a program's tile, W width (padded to a power of 2).
+"""
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+#: Elements of a tile of several short rows; longer rows come alone.
+ELEMENTS = 2048
+#: Programs of the backward kernel; each adds up its own gradient of weight and bias.
+BACKWARD_PROGRAMS = 1056
+
+
+@triton.jit
+def _forward(
+    x_ptr, u_ptr, weight_ptr, bias_ptr, out_ptr, mean_ptr, rstd_ptr,
+    num_rows, x_row, u_row, eps,
+    WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+):  # fmt: skip
+    row_R = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    column_W = tl.arange(0, BLOCK_WIDTH)
+    in_width_W = column_W < WIDTH
+    real_RW = (row_R < num_rows)[:, None] & in_width_W[None, :]
+    x_at_RW = x_ptr + row_R[:, None] * x_row + column_W[None, :]
+    x_RW = tl.load(x_at_RW, mask=real_RW, other=0.0).to(tl.float32)
+    u_at_RW = u_ptr + row_R[:, None] * u_row + column_W[None, :]
+    u_RW = tl.load(u_at_RW, mask=real_RW, other=0.0).to(tl.float32)
+    weight_W = tl.load(weight_ptr + column_W, mask=in_width_W, other=0.0).to(tl.float32)
+    bias_W = tl.load(bias_ptr + column_W, mask=in_width_W, other=0.0).to(tl.float32)
+
+    mean_R = tl.sum(x_RW, 1) / WIDTH
+    centred_RW = tl.where(real_RW, x_RW - mean_R[:, None], 0.0)
+    rstd_R = tl.rsqrt(tl.sum(centred_RW * centred_RW, 1) / WIDTH + eps)
+    normal_RW = centred_RW * rstd_R[:, None]
+    out_RW = (normal_RW * weight_W[None, :] + bias_W[None, :]) * u_RW
+    out_at_RW = out_ptr + row_R[:, None] * WIDTH + column_W[None, :]
+    tl.store(out_at_RW, out_RW.to(out_ptr.dtype.element_ty), mask=real_RW)
+    tl.store(mean_ptr + row_R, mean_R, mask=row_R < num_rows)
+    tl.store(rstd_ptr + row_R, rstd_R, mask=row_R < num_rows)
+
+
+@triton.jit
+def _backward(
+    grad_ptr, x_ptr, u_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr,
+    grad_x_ptr, grad_u_ptr, grad_weight_ptr, grad_bias_ptr,
+    num_rows, grad_row, x_row, u_row,
+    WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+):  # fmt: skip
+    column_W = tl.arange(0, BLOCK_WIDTH)
+    in_width_W = column_W < WIDTH
+    weight_W = tl.load(weight_ptr + column_W, mask=in_width_W, other=0.0).to(tl.float32)
+    bias_W = tl.load(bias_ptr + column_W, mask=in_width_W, other=0.0).to(tl.float32)
+    grad_weight_W = tl.zeros([BLOCK_WIDTH], dtype=tl.float32)
+    grad_bias_W = tl.zeros([BLOCK_WIDTH], dtype=tl.float32)
+    step = tl.num_programs(0) * BLOCK_ROWS
+    for first in range(tl.program_id(0) * BLOCK_ROWS, num_rows, step):
+        row_R = (first + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
+        real_R = row_R < num_rows
+        real_RW = real_R[:, None] & in_width_W[None, :]
+        x_at_RW = x_ptr + row_R[:, None] * x_row + column_W[None, :]
+        u_at_RW = u_ptr + row_R[:, None] * u_row + column_W[None, :]
+        grad_at_RW = grad_ptr + row_R[:, None] * grad_row + column_W[None, :]
+        x_RW = tl.load(x_at_RW, mask=real_RW, other=0.0).to(tl.float32)
+        u_RW = tl.load(u_at_RW, mask=real_RW, other=0.0).to(tl.float32)
+        grad_RW = tl.load(grad_at_RW, mask=real_RW, other=0.0).to(tl.float32)
+        mean_R = tl.load(mean_ptr + row_R, mask=real_R, other=0.0)
+        rstd_R = tl.load(rstd_ptr + row_R, mask=real_R, other=0.0)
+
+        normal_RW = tl.where(real_RW, (x_RW - mean_R[:, None]) * rstd_R[:, None], 0.0)
+        grad_u_RW = grad_RW * (normal_RW * weight_W[None, :] + bias_W[None, :])
+        grad_norm_RW = grad_RW * u_RW
+        grad_weight_W += tl.sum(grad_norm_RW * normal_RW, 0)
+        grad_bias_W += tl.sum(grad_norm_RW, 0)
+        grad_normal_RW = grad_norm_RW * weight_W[None, :]
+        mean_grad_R = tl.sum(grad_normal_RW, 1) / WIDTH
+        along_R = tl.sum(grad_normal_RW * normal_RW, 1) / WIDTH
+        grad_x_RW = grad_normal_RW - mean_grad_R[:, None] - normal_RW * along_R[:, None]
+        grad_x_RW *= rstd_R[:, None]
+        at_RW = row_R[:, None] * WIDTH + column_W[None, :]
+        tl.store(grad_x_ptr + at_RW, grad_x_RW.to(grad_x_ptr.dtype.element_ty), mask=real_RW)
+        tl.store(grad_u_ptr + at_RW, grad_u_RW.to(grad_u_ptr.dtype.element_ty), mask=real_RW)
+    at_W = tl.program_id(0) * WIDTH + column_W
+    tl.store(grad_weight_ptr + at_W, grad_weight_W, mask=in_width_W)
+    tl.store(grad_bias_ptr + at_W, grad_bias_W, mask=in_width_W)
+
+
+def _tile(width: int) -> dict[str, int]:
+    block_width = triton.next_power_of_2(width)
+    return {
+        "WIDTH": width,
+        "BLOCK_WIDTH": block_width,
+        "BLOCK_ROWS": max(1, ELEMENTS // block_width),
+        "num_warps": 4 if block_width <= 2048 else 8,
+    }
+
+
+def norm_gate(
+    x: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `genrec_kernels.reference.norm_gate`; last axes must be contiguous."""
+    num_rows, width = x.shape
+    out = torch.empty((num_rows, width), dtype=x.dtype, device=x.device)
+    mean = torch.empty(num_rows, dtype=torch.float32, device=x.device)
+    rstd = torch.empty_like(mean)
+    if num_rows:
+        tile = _tile(width)
+        _forward[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
+            x, u, weight, bias, out, mean, rstd, num_rows, x.stride(0), u.stride(0), eps, **tile
+        )
+    return out, mean, rstd
+
+
+def norm_gate_backward(
+    grad: Tensor,
+    x: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `genrec_kernels.reference.norm_gate_backward`; last axes must be contiguous."""
+    num_rows, width = x.shape
+    tile = _tile(width)
+    programs = min(BACKWARD_PROGRAMS, max(1, triton.cdiv(num_rows, tile["BLOCK_ROWS"])))
+    grad_x = torch.empty((num_rows, width), dtype=x.dtype, device=x.device)
+    grad_u = torch.empty((num_rows, width), dtype=u.dtype, device=x.device)
+    parts = torch.empty((2, programs, width), dtype=torch.float32, device=x.device)
+    _backward[(programs,)](
+        grad, x, u, weight, bias, mean, rstd, grad_x, grad_u, parts[0], parts[1],
+        num_rows, grad.stride(0), x.stride(0), u.stride(0), **tile,
+    )  # fmt: skip
+    grad_weight, grad_bias = parts[0].sum(0), parts[1].sum(0)
+    return grad_x, grad_u, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)

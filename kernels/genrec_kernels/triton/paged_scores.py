@@ -1,0 +1,100 @@
+"""What paged attention makes of a score: its bias and its SiLU.
+
+Letters in shapes: T query rows of a tile (1 where all rows share a bias), L keys of a tile.
+"""
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from genrec_kernels.relative_bias import LOG_BUCKET_WIDTH
+
+# ln 2 / 0.301: buckets per doubling of the time difference.
+_BUCKETS_PER_OCTAVE = tl.constexpr(0.6931471805599453 / LOG_BUCKET_WIDTH)
+# Far more than the error of log2 times the number of buckets, far less than a bucket.
+_GUESS_MARGIN = tl.constexpr(1e-3)
+
+
+@triton.jit
+def silu_of_half(half, FAST: tl.constexpr):
+    """``SiLU(2 · half)``: callers fold the 2 into a scale that they multiply by anyway.
+
+    FAST takes the GPU's own tanh (relative error 2^-11, an instruction), which 16-bit results
+    cannot tell from the exact one.
+    """
+    if FAST:
+        tanh = tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", [half], dtype=tl.float32, is_pure=True, pack=1
+        )
+        return half + half * tanh
+    score = 2.0 * half
+    return score * tl.sigmoid(score)
+
+
+@triton.jit
+def load_apart(pointers, ASM: tl.constexpr):
+    """Load, out of the sight of Triton's pipeliner.
+
+    It would copy whatever a product depends on through shared memory, an iteration ahead, and
+    wait for it there. That is right for tiles of keys, and wrong for tables that stay in the L1
+    cache and for what the loop itself loads ahead.
+    """
+    if ASM and pointers.dtype.element_ty == tl.float32:
+        return tl.inline_asm_elementwise(
+            "ld.global.nc.f32 $0, [$1];", "=f,l", [pointers.to(tl.int64)],
+            dtype=tl.float32, is_pure=True, pack=1,
+        )  # fmt: skip
+    elif ASM and pointers.dtype.element_ty == tl.int32:
+        return tl.inline_asm_elementwise(
+            "ld.global.nc.u32 $0, [$1];", "=r,l", [pointers.to(tl.int64)],
+            dtype=tl.int32, is_pure=True, pack=1,
+        )  # fmt: skip
+    elif ASM and pointers.dtype.element_ty == tl.int64:
+        return tl.inline_asm_elementwise(
+            "ld.global.nc.u64 $0, [$1];", "=l,l", [pointers.to(tl.int64)],
+            dtype=tl.int64, is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        return tl.load(pointers)
+
+
+@triton.jit
+def half_bias(
+    distance_TL, seconds_TL, position_ptr, time_ptr, bound_ptr, num_positions, num_buckets,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """Half of ``position[distance] + time[bucket(|seconds|)]``, float32, as `RelativeBias` has it.
+
+    The bucket is exact: the logarithm's guess is lowered so that it is the bucket or the one
+    below, and one integer comparison decides. Differences may be int64, or int32 if they and all
+    finite boundaries are below 2^31: then the low words of the boundaries are compared.
+    """
+    nearest_TL = tl.minimum(tl.maximum(distance_TL, 0), num_positions - 1)
+    position_TL = load_apart(position_ptr + nearest_TL, ASM).to(tl.float32)
+    seconds_TL = tl.abs(seconds_TL)
+    octaves_TL = tl.log2(tl.maximum(seconds_TL, 1).to(tl.float32))
+    guess_TL = (octaves_TL * _BUCKETS_PER_OCTAVE - _GUESS_MARGIN).to(tl.int32)
+    guess_TL = tl.minimum(tl.maximum(guess_TL, 0), num_buckets - 1)
+    if seconds_TL.dtype == tl.int64:
+        bound_TL = load_apart(bound_ptr + guess_TL + 1, ASM)
+    else:
+        bound_TL = load_apart(bound_ptr.to(tl.pointer_type(tl.int32)) + 2 * guess_TL + 2, ASM)
+    above_TL = (seconds_TL >= bound_TL) & (guess_TL < num_buckets - 1)
+    time_TL = load_apart(time_ptr + guess_TL + above_TL.to(tl.int32), ASM).to(tl.float32)
+    return 0.5 * (position_TL + time_TL)
+
+
+@triton.jit
+def pinned(x_L, ASM: tl.constexpr):
+    """`x_L` itself, which the compiler must not compute a second time in another layout.
+
+    A bias by key alone is cheap to compute once and to hand round through shared memory. Left to
+    itself, Triton computes it again in the layout of the scores: each thread every fourth key.
+    """
+    if ASM:
+        return tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=f,f", [x_L], dtype=tl.float32, is_pure=False, pack=1
+        )
+    return x_L
