@@ -28,7 +28,7 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> str:
         right.plot(epochs, [r[name] for r in history], "o-", color=colour, label=label)
     right.set(title="Validation period", xlabel="epoch", ylim=(0, None))
     right.legend(frameon=False)
-    _whole_numbers(left, right)
+    _count_along(len(history), left, right)
     return _svg(figure)
 
 
@@ -97,7 +97,7 @@ def rollout_steps(steps: Sequence[Mapping[str, Any]]) -> str:
         right.plot(*zip(*stable, strict=True), "o-", color=COLOURS["champion"], label="champion")
     right.set(title="p95 latency", xlabel="judgement", ylabel="ms", ylim=(0, None))
     right.legend(frameon=False)
-    _whole_numbers(left, right)
+    _count_along(len(steps), left, right)
     return _svg(figure)
 
 
@@ -115,11 +115,13 @@ def _figure(
     return figure, list(axes)
 
 
-def _whole_numbers(*panels: Axes) -> None:
+def _count_along(count: int, *panels: Axes) -> None:
+    """Whole numbers from 1 to `count` along the x axis, even if there is only one."""
     from matplotlib.ticker import MaxNLocator
 
     for axes in panels:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(0.5, count + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=min(count, 12), integer=True))
 
 
 def _svg(figure: Figure) -> str:
