@@ -117,11 +117,11 @@ def _figure(
 
 def _count_along(count: int, *panels: Axes) -> None:
     """Whole numbers from 1 to `count` along the x axis, even if there is only one."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MultipleLocator
 
     for axes in panels:
         axes.set_xlim(0.5, count + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=min(count, 12), integer=True))
+        axes.xaxis.set_major_locator(MultipleLocator(max(count // 10, 1)))
 
 
 def _svg(figure: Figure) -> str:
