@@ -61,7 +61,7 @@ def _task_targets(sequences: UserSequences, features: Features, options: Evaluat
         limit=len(sequences.items),
         seed=options.seed,
     )
-    known = later[(sequences.labels[later] != NO_LABEL).any(axis=1)]
+    known: Ints = later[(sequences.labels[later] != NO_LABEL).any(axis=1)]
     if len(known) > options.max_targets:
         rng = np.random.default_rng(options.seed)
         known = np.sort(rng.choice(known, options.max_targets, replace=False))
