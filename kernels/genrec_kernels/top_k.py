@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from genrec_kernels.dispatch import Backend, choose_backend
+from genrec_kernels.reference.top_k import leave_out
 from genrec_kernels.reference.top_k import top_k as top_k_reference
+from genrec_kernels.top_k_keys import pack, unpack
 
 MAX_K = 1024
 _TRITON_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -38,6 +40,9 @@ def top_k(
     backend: Backend | None = None,
 ) -> TopK:
     """Items of the k largest ``users · items``; exact but for the rounding of the scores.
+
+    Where it is faster (see `groups_pay`), an unforced call multiplies users by all items with
+    cuBLAS and sorts all scores instead.
 
     Args:
         users: float [B, W].
@@ -74,10 +79,10 @@ def top_k(
 def groups_pay(num_users: int, num_items: int, k: int) -> bool:
     """Whether the kernels are likely faster than all scores and a sort of them.
 
-    The second pass reads ``32 · k`` item rows a user; with a small catalogue or a large k that is
-    as much work as scoring everything.
+    Measured on an H200: with few scores, launches and sorts are all there is; and the second pass
+    reads ``32 · k`` item rows a user, as much work as all scores where k is large.
     """
-    return num_users > 0 and num_items >= 128 * k
+    return num_users * num_items >= 2**24 and num_items >= 256 * k
 
 
 @torch.library.custom_op("genrec::top_k", mutates_args=())
@@ -89,12 +94,13 @@ def _top_k(
     allow: Tensor | None,
     backend: str | None,
 ) -> tuple[Tensor, Tensor]:
-    pays = backend == "triton" or groups_pay(users.shape[0], items.shape[0], k)
     fits = users.dtype in _TRITON_DTYPES and items.shape[0] > 0 and users.shape[0] > 0
-    offered: tuple[Backend, ...] = ("triton", "reference") if pays and fits else ("reference",)
+    offered: tuple[Backend, ...] = ("triton", "reference") if fits else ("reference",)
     chosen = choose_backend("top_k", users.device, offered, forced=backend)
     if chosen == "reference":
         return top_k_reference(users, items, k, exclude=exclude, allow=allow)
+    if backend != "triton" and not groups_pay(users.shape[0], items.shape[0], k):
+        return _by_all_scores(users, items, k, exclude, allow)
     from genrec_kernels.triton.top_k import top_k as top_k_triton
 
     return top_k_triton(
@@ -104,6 +110,17 @@ def _top_k(
         exclude=None if exclude is None else exclude.contiguous(),
         allow=None if allow is None else allow.contiguous(),
     )
+
+
+def _by_all_scores(
+    users: Tensor, items: Tensor, k: int, exclude: Tensor | None, allow: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """On a GPU: a matrix product with float32 results, and PyTorch's top-k."""
+    if users.dtype == torch.float32:
+        scores_BV = users @ items.T
+    else:
+        scores_BV = torch.mm(users, items.T, out_dtype=torch.float32)
+    return unpack(pack(leave_out(scores_BV, exclude, allow)).topk(k, dim=1).values)
 
 
 @_top_k.register_fake

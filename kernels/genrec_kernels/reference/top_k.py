@@ -27,14 +27,19 @@ def top_k(
     """
     scores_BV = users @ items.T
     scores_BV = scores_BV.to(torch.promote_types(scores_BV.dtype, torch.float32))
-    if allow is not None:
-        scores_BV = scores_BV.masked_fill(~allow, -torch.inf)
-    if exclude is not None:
-        # Entries that are none point at a column of their own.
-        num_items = scores_BV.shape[1]
-        left_out_BV = scores_BV.new_zeros(len(users), num_items + 1, dtype=torch.bool)
-        left_out_BV.scatter_(1, torch.where(exclude < 0, num_items, exclude), True)
-        scores_BV = scores_BV.masked_fill(left_out_BV[:, :-1], -torch.inf)
-    best = scores_BV.sort(dim=1, descending=True, stable=True)
+    best = leave_out(scores_BV, exclude, allow).sort(dim=1, descending=True, stable=True)
     scores_Bk, items_Bk = best.values[:, :k], best.indices[:, :k]
     return items_Bk.masked_fill(scores_Bk == -torch.inf, -1), scores_Bk.contiguous()
+
+
+def leave_out(scores: Tensor, exclude: Tensor | None, allow: Tensor | None) -> Tensor:
+    """Minus infinity where the filters of `top_k` leave an item out of scores [B, V]."""
+    if allow is not None:
+        scores = scores.masked_fill(~allow, -torch.inf)
+    if exclude is not None:
+        # Entries that are none point at a column of their own.
+        num_items = scores.shape[1]
+        left_out_BV = scores.new_zeros(len(exclude), num_items + 1, dtype=torch.bool)
+        left_out_BV.scatter_(1, torch.where(exclude < 0, num_items, exclude), True)
+        scores = scores.masked_fill(left_out_BV[:, :-1], -torch.inf)
+    return scores

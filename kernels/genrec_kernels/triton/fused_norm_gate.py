@@ -13,6 +13,7 @@ from torch import Tensor
 
 #: Elements of a tile of several short rows; longer rows come alone.
 ELEMENTS = 2048
+BACKWARD_ELEMENTS = 1024
 #: Programs of the backward kernel; each adds up its own gradient of weight and bias.
 BACKWARD_PROGRAMS = 1056
 
@@ -90,12 +91,12 @@ def _backward(
     tl.store(grad_bias_ptr + at_W, grad_bias_W, mask=in_width_W)
 
 
-def _tile(width: int) -> dict[str, int]:
+def _tile(width: int, elements: int) -> dict[str, int]:
     block_width = triton.next_power_of_2(width)
     return {
         "WIDTH": width,
         "BLOCK_WIDTH": block_width,
-        "BLOCK_ROWS": max(1, ELEMENTS // block_width),
+        "BLOCK_ROWS": max(1, elements // block_width),
         "num_warps": 4 if block_width <= 2048 else 8,
     }
 
@@ -109,7 +110,7 @@ def norm_gate(
     mean = torch.empty(num_rows, dtype=torch.float32, device=x.device)
     rstd = torch.empty_like(mean)
     if num_rows:
-        tile = _tile(width)
+        tile = _tile(width, ELEMENTS)
         _forward[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
             x, u, weight, bias, out, mean, rstd, num_rows, x.stride(0), u.stride(0), eps, **tile
         )
@@ -127,7 +128,7 @@ def norm_gate_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `genrec_kernels.reference.norm_gate_backward`; last axes must be contiguous."""
     num_rows, width = x.shape
-    tile = _tile(width)
+    tile = _tile(width, BACKWARD_ELEMENTS)
     programs = min(BACKWARD_PROGRAMS, max(1, triton.cdiv(num_rows, tile["BLOCK_ROWS"])))
     grad_x = torch.empty((num_rows, width), dtype=x.dtype, device=x.device)
     grad_u = torch.empty((num_rows, width), dtype=u.dtype, device=x.device)
@@ -136,5 +137,6 @@ def norm_gate_backward(
         grad, x, u, weight, bias, mean, rstd, grad_x, grad_u, parts[0], parts[1],
         num_rows, grad.stride(0), x.stride(0), u.stride(0), **tile,
     )  # fmt: skip
-    grad_weight, grad_bias = parts[0].sum(0), parts[1].sum(0)
-    return grad_x, grad_u, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
+    sums = parts.sum(1)
+    # Copies: an op's results must not share memory.
+    return grad_x, grad_u, sums[0].to(weight.dtype, copy=True), sums[1].to(bias.dtype, copy=True)

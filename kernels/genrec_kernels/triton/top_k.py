@@ -6,8 +6,7 @@ out has k groups before it, each with an item at least as good as all of its own
 pass scores the items of those groups again, and a top-k of k · 32 scores remains. Nothing depends
 on the data but the values: no atomics on results, no host reads, one order.
 
-Scores and places travel as one int64: the float's bits, ordered as integers, above the place
-counted down, so that equal scores come in the order of the items.
+Scores and places travel as one int64 (see `top_k_keys`).
 
 Letters in shapes: B users of a tile, V items of a tile, G groups of a tile, W width of a step.
 """
@@ -21,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from genrec_kernels.dispatch import interpreting
+from genrec_kernels.top_k_keys import unpack
 
 #: Items of a group: as many as an int32 has bits, one for each item that a user leaves out.
 GROUP = 32
@@ -154,17 +154,10 @@ def top_k(
         num_items, width, num_groups, num_chosen, users.stride(0), items.stride(0),
         BLOCK_WIDTH=min(triton.next_power_of_2(width), 256), num_warps=4, **flags,
     )  # fmt: skip
-    return _unpack(keys.topk(min(k, num_items), dim=1).values)
+    return unpack(keys.topk(min(k, num_items), dim=1).values)
 
 
 def _tile(num_users: int, dtype: torch.dtype) -> tuple[int, int]:
     if dtype == torch.float32:
         return 16, 64
     return (128, 128) if num_users > 64 else (64, 128) if num_users > 16 else (16, 128)
-
-
-def _unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
-    ordered = (keys >> 32).to(torch.int32)
-    scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
-    items = 0x7FFFFFFF - (keys & 0x7FFFFFFF)
-    return items.masked_fill(scores == -torch.inf, -1), scores

@@ -1,0 +1,136 @@
+"""Triton's neighbours of attention against their plain twins.
+
+Not collected by itself: `test_triton_kernels.py` runs it in a process of its own, on the GPU or,
+without one, in Triton's interpreter, which must be chosen before Triton is first imported.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genrec_kernels import top_k as module
+from genrec_kernels.fused_norm_gate import norm_gate
+from genrec_kernels.top_k import top_k
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if ON_GPU else "cpu"
+TOLERANCE = {torch.bfloat16: 4e-3 if ON_GPU else 1e-2, torch.float16: 5e-4, torch.float32: 1e-5}
+
+
+def relative(out: Tensor, expected: Tensor) -> float:
+    out, expected = out.detach().double(), expected.detach()
+    return float((out - expected).norm() / expected.norm().clamp(min=1e-30))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(
+    "shape", [(0, 8), (1, 1), (7, 50), (3, 5, 64), (300, 40)] + [(70_000, 512)] * ON_GPU, ids=str
+)
+def test_norm_gate_and_its_gradient(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    g = torch.Generator().manual_seed(0)
+    width = shape[-1]
+    wide_rows = torch.randn(*shape[:-1], 2 * width, generator=g) + 0.5
+    x, u = wide_rows.to(DEVICE, dtype).chunk(2, dim=-1)  # rows of a wider matrix
+    weight, bias = torch.randn(2, width, generator=g).to(DEVICE, dtype).unbind()
+    grad = torch.randn(*shape, generator=g).to(DEVICE, dtype)
+    inputs = [t.detach().requires_grad_() for t in (x, u, weight, bias)]
+    out = norm_gate(*inputs, backend="triton")
+    grads = torch.autograd.grad(out, inputs, grad)
+
+    wide = [t.detach().double().requires_grad_() for t in (x, u, weight, bias)]
+    expected = F.layer_norm(wide[0], (width,), wide[2], wide[3], 1e-6) * wide[1]
+    expected_grads = torch.autograd.grad(expected, wide, grad.double())
+    assert out.shape == shape
+    assert out.dtype == dtype
+    assert relative(out, expected) <= TOLERANCE[dtype]
+    for got, want in zip(grads, expected_grads, strict=True):
+        assert got.dtype == dtype
+        if float(want.norm()) > 1e-9:  # the gradient by a row of one number is zero
+            assert relative(got, want) <= 2 * TOLERANCE[dtype]
+
+
+def test_norm_gate_is_registered_well() -> None:
+    x, u, weight, bias = (torch.randn(s, requires_grad=True) for s in ((3, 8), (3, 8), 8, 8))
+    for backend in ("triton", "reference"):
+        arguments = [t.detach().to(DEVICE).requires_grad_() for t in (x, u, weight, bias)]
+        torch.library.opcheck(torch.ops.genrec.norm_gate.default, (*arguments, 1e-6, backend))
+
+
+def check_top_k(
+    users: Tensor, items: Tensor, k: int, exclude: Tensor | None, allow: Tensor | None
+) -> None:
+    found = top_k(users, items, k, exclude=exclude, allow=allow, backend="triton")
+    expected = top_k(users.double(), items.double(), k, exclude=exclude, allow=allow)
+    torch.testing.assert_close(found.scores, expected.scores.float(), rtol=1e-5, atol=1e-5)
+    # Scores that differ by rounding alone may change places.
+    differ = (found.items != expected.items) & expected.scores.isfinite()
+    assert float(differ.double().mean()) <= (1e-3 if ON_GPU else 0.0)
+    assert torch.equal(found.items == -1, expected.items == -1)
+    for row in found.items.tolist():
+        kept = [item for item in row if item >= 0]
+        assert len(set(kept)) == len(kept)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.parametrize("allow", [False, True])
+def test_top_k(dtype: torch.dtype, exclude: bool, allow: bool) -> None:
+    g = torch.Generator().manual_seed(0)
+    num_users, num_items = (70, 300_000) if ON_GPU else (5, 300)
+    users = torch.randn(num_users, 24, generator=g).to(DEVICE, dtype)
+    items = torch.randn(num_items, 24, generator=g).to(DEVICE, dtype)
+    left_out = torch.randint(-1, num_items, (num_users, 40), generator=g).to(DEVICE)
+    best = top_k(users.double(), items.double(), 20).items
+    left_out[:, :20] = best  # the best of all, so that leaving them out matters
+    allowed = (torch.rand(num_items, generator=g) > 0.4).to(DEVICE)
+    check_top_k(users, items, 11, left_out if exclude else None, allowed if allow else None)
+
+
+@pytest.mark.parametrize(
+    ("num_users", "num_items", "k"), [(1, 1, 1), (1, 31, 31), (2, 33, 5), (17, 65, 64), (1, 40, 99)]
+)
+def test_top_k_of_small_catalogues(num_users: int, num_items: int, k: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    users = torch.randn(num_users, 5, generator=g).to(DEVICE)
+    items = torch.randn(num_items, 5, generator=g).to(DEVICE)
+    check_top_k(users, items, k, None, None)
+
+
+def test_equal_scores_come_in_the_order_of_the_items() -> None:
+    users = torch.ones(2, 8, device=DEVICE)
+    items = torch.zeros(200, 8, device=DEVICE)
+    items[[150, 70, 199]] = 1.0
+    items[30] = -0.0
+    items[31] = -1.0
+    for backend in ("triton", "reference"):
+        found = top_k(users, items, 40, backend=backend)
+        rest = [i for i in range(200) if i not in (31, 70, 150, 199)]
+        assert found.items[0].tolist() == [70, 150, 199, *rest][:40]
+
+
+def test_fewer_items_than_asked_for() -> None:
+    users, items = torch.randn(2, 8, device=DEVICE), torch.randn(50, 8, device=DEVICE)
+    allow = torch.zeros(50, dtype=torch.bool, device=DEVICE)
+    allow[[3, 40]] = True
+    exclude = torch.tensor([[3, -1], [3, 40]], device=DEVICE)
+    found = top_k(users, items, 4, exclude=exclude, allow=allow, backend="triton")
+    assert found.items.tolist() == [[40, -1, -1, -1], [-1, -1, -1, -1]]
+    assert bool(found.scores[:, 1:].isneginf().all())
+
+
+def test_all_scores_and_packed_keys_find_the_same() -> None:
+    users, items = torch.randn(3, 8, device=DEVICE), torch.randn(70, 8, device=DEVICE)
+    items[5] = items[60]
+    exclude = torch.tensor([[5, -1], [9, 7], [0, 1]], device=DEVICE)
+    found = module._by_all_scores(users, items, 9, exclude, None)
+    expected = top_k(users, items, 9, exclude=exclude, backend="reference")
+    assert torch.equal(found[0], expected.items)
+    assert torch.equal(found[1], expected.scores)
+
+
+def test_top_k_is_registered_well() -> None:
+    users, items = torch.randn(2, 8, device=DEVICE), torch.randn(50, 8, device=DEVICE)
+    torch.library.opcheck(torch.ops.genrec.top_k.default, (users, items, 3, None, None, "triton"))
