@@ -25,6 +25,7 @@ def hstu_attention(
     alpha: float,
     norm_length: int,
     bias: RelativeBias | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """``SiLU(q·kᵀ·alpha + rab) / N ⊙ mask · v`` (arXiv 2402.17152, equation 3).
 
@@ -41,6 +42,7 @@ def hstu_attention(
         alpha: scale of q·kᵀ.
         norm_length: N, the same for every sequence, so that no score depends on its batch-mates.
         bias: position and time bias, or None.
+        window: a row sees only the last `window` of its `key_limits` rows; None for all of them.
 
     Returns:
         float [R, H, Dv], in the dtype of `v`.
@@ -58,7 +60,10 @@ def hstu_attention(
         distance_BTL = limit_BT[:, :, None] - key_L
         seconds_BTL = time_BT[:, :, None] - time_BT[:, None, :length]
         scores_BHTL = scores_BHTL + bias(distance_BTL, seconds_BTL)[:, None]
-    visible_BTL = (key_L < limit_BT[:, :, None]) | (key_L == row_T[:, None])
+    visible_BTL = key_L < limit_BT[:, :, None]
+    if window is not None:
+        visible_BTL &= key_L >= limit_BT[:, :, None] - window
+    visible_BTL = visible_BTL | (key_L == row_T[:, None])
     weights_BHTL = F.silu(scores_BHTL) * visible_BTL[:, None] / norm_length
     out_BTHD = torch.einsum("bhtl,blhd->bthd", weights_BHTL, v_BTHD[:, :length])
 

@@ -1,0 +1,302 @@
+"""HSTU attention over jagged rows: the public op, with its gradient.
+
+Letters in shapes: R rows of all sequences, B sequences, H heads, Dk and Dv widths of a head,
+P and C entries of the position and time tables.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genrec_kernels import reference
+from genrec_kernels.dispatch import Backend, choose_backend
+from genrec_kernels.jagged import JaggedRows
+from genrec_kernels.relative_bias import RelativeBias
+
+#: Beyond this the Triton kernels' 32-bit time differences do not reach (2^29 seconds).
+_MAX_TRITON_BUCKETS = 67
+_MAX_TRITON_WIDTH = 256
+_TRITON_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def hstu_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    rows: JaggedRows,
+    key_limits: Tensor,
+    timestamps: Tensor,
+    alpha: float,
+    norm_length: int,
+    bias: RelativeBias | None = None,
+    window: int | None = None,
+    max_rows: int | None = None,
+    backend: Backend | None = None,
+) -> Tensor:
+    """``SiLU(q·kᵀ·alpha + rab) / N ⊙ mask · v`` (arXiv 2402.17152, equation 3).
+
+    A row sees the first `key_limits` history rows of its sequence, and itself. Candidates never
+    see each other. Differentiable by q, k, v and both bias tables.
+
+    Args:
+        q, k: bfloat16, float16 or float32 [R, H, Dk] (any stride of rows and heads); the
+            reference takes float64 too.
+        v: the same dtype, [R, H, Dv].
+        rows: layout of the R rows: history rows of a sequence, then its candidates.
+        key_limits: int64 [R], at most the history rows that come before the row.
+        timestamps: int64 [R], unix seconds. Rows of one sequence must lie within 34 years
+            (2^30 seconds) of each other, for the Triton kernels' time differences to be exact.
+        alpha: scale of q·kᵀ.
+        norm_length: N, the same for every sequence, so that no score depends on its batch-mates.
+        bias: position and time bias, or None.
+        window: a row sees only the last `window` of its `key_limits` rows; None for all of them.
+        max_rows: at least the rows of the longest sequence. Without it they are read from
+            `rows`, which waits for the GPU once a batch and cannot be captured in a graph.
+        backend: forces one; see `genrec_kernels.dispatch`.
+
+    Returns:
+        [R, H, Dv] in the dtype of v.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit together.
+        BackendUnavailable: the forced backend cannot run on these inputs.
+    """
+    _check(q, k, v, key_limits, timestamps, norm_length, window)
+    if not torch.compiler.is_compiling():
+        chosen = choose_backend("hstu_attention", q.device, _offered(q, v, bias), forced=backend)
+        if chosen == "reference":  # its own autograd keeps what the gradient needs
+            return reference.hstu_attention(
+                q,
+                k,
+                v,
+                rows=rows,
+                key_limits=key_limits,
+                timestamps=timestamps,
+                alpha=alpha,
+                norm_length=norm_length,
+                bias=bias,
+                window=window,
+            )
+        backend = chosen
+    if max_rows is None:
+        max_rows = rows.max_history + rows.max_candidates
+    tables = (None, None, None) if bias is None else tuple(bias)
+    out: Tensor = _hstu_attention(
+        *(q, k, v, rows.offsets, rows.history_lengths, key_limits, timestamps, *tables),
+        max_rows,
+        alpha,
+        norm_length,
+        window,
+        backend,
+    )
+    return out
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_limits: Tensor,
+    timestamps: Tensor,
+    norm_length: int,
+    window: int | None,
+) -> None:
+    if q.dim() != 3 or q.shape != k.shape or v.dim() != 3 or v.shape[:2] != q.shape[:2]:
+        raise ValueError(
+            "q and k must be [R, H, Dk] and v [R, H, Dv]: "
+            f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        )
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"q, k and v differ in dtype: {q.dtype}, {k.dtype}, {v.dtype}")
+    if key_limits.shape != q.shape[:1] or timestamps.shape != q.shape[:1]:
+        raise ValueError(
+            f"key_limits and timestamps must be [R] with R = {q.shape[0]}: "
+            f"{tuple(key_limits.shape)}, {tuple(timestamps.shape)}"
+        )
+    if norm_length < 1 or (window is not None and window < 1):
+        raise ValueError(f"norm_length ({norm_length}) and window ({window}) must be positive")
+
+
+def _offered(q: Tensor, v: Tensor, bias: RelativeBias | None) -> tuple[Backend, ...]:
+    narrow = max(q.shape[2], v.shape[2]) <= _MAX_TRITON_WIDTH
+    few_buckets = bias is None or bias.time.shape[0] <= _MAX_TRITON_BUCKETS
+    if q.dtype in _TRITON_DTYPES and narrow and few_buckets:
+        return ("triton", "reference")
+    return ("reference",)
+
+
+@torch.library.custom_op("genrec::hstu_attention", mutates_args=())
+def _hstu_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Tensor,
+    history_lengths: Tensor,
+    key_limits: Tensor,
+    timestamps: Tensor,
+    position: Tensor | None,
+    time: Tensor | None,
+    boundaries: Tensor | None,
+    max_rows: int,
+    alpha: float,
+    norm_length: int,
+    window: int | None,
+    backend: str | None,
+) -> Tensor:
+    """`hstu_attention` as an operator: opaque to compilers, [R, H, Dv]."""
+    bias = _bias(position, time, boundaries)
+    chosen = choose_backend("hstu_attention", q.device, _offered(q, v, bias), forced=backend)
+    if chosen == "triton":
+        from genrec_kernels.triton import hstu_attention as kernels
+
+        return kernels.forward(
+            kernels.AttentionArguments(
+                q=_dense(q),
+                k=_dense(k),
+                v=_dense(v),
+                offsets=offsets,
+                histories=history_lengths,
+                max_rows=max_rows,
+                key_limits=key_limits,
+                timestamps=timestamps,
+                alpha=alpha,
+                norm_length=norm_length,
+                window=window,
+                bias=bias,
+            )
+        )
+    return reference.hstu_attention(
+        q,
+        k,
+        v,
+        rows=JaggedRows(history_lengths, offsets.diff() - history_lengths),
+        key_limits=key_limits,
+        timestamps=timestamps,
+        alpha=alpha,
+        norm_length=norm_length,
+        bias=bias,
+        window=window,
+    ).contiguous()
+
+
+@_hstu_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> Tensor:
+    return v.new_empty(v.shape)
+
+
+@torch.library.custom_op("genrec::hstu_attention_backward", mutates_args=())
+def _hstu_attention_backward(
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Tensor,
+    history_lengths: Tensor,
+    key_limits: Tensor,
+    timestamps: Tensor,
+    position: Tensor | None,
+    time: Tensor | None,
+    boundaries: Tensor | None,
+    max_rows: int,
+    alpha: float,
+    norm_length: int,
+    window: int | None,
+    backend: str | None,
+    bias_gradients: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by q, k, v and the tables; those not asked for are empty."""
+    bias = _bias(position, time, boundaries)
+    chosen = choose_backend("hstu_attention", q.device, _offered(q, v, bias), forced=backend)
+    if chosen == "triton":
+        from genrec_kernels.triton import hstu_attention as kernels
+
+        gradients = kernels.backward(
+            kernels.AttentionArguments(
+                q=_dense(q),
+                k=_dense(k),
+                v=_dense(v),
+                offsets=offsets,
+                histories=history_lengths,
+                max_rows=max_rows,
+                key_limits=key_limits,
+                timestamps=timestamps,
+                alpha=alpha,
+                norm_length=norm_length,
+                window=window,
+                bias=bias,
+            ),
+            grad_out,
+            bias_gradients=bias_gradients,
+        )
+    else:
+        gradients = reference.hstu_attention_backward(
+            grad_out,
+            q,
+            k,
+            v,
+            rows=JaggedRows(history_lengths, offsets.diff() - history_lengths),
+            key_limits=key_limits,
+            timestamps=timestamps,
+            alpha=alpha,
+            norm_length=norm_length,
+            bias=bias,
+            window=window,
+        )
+    none = q.new_empty(0)
+    return (
+        gradients.q.contiguous(),
+        gradients.k.contiguous(),
+        gradients.v.contiguous(),
+        none if gradients.position is None or not bias_gradients else gradients.position,
+        none.clone() if gradients.time is None or not bias_gradients else gradients.time,
+    )
+
+
+@_hstu_attention_backward.register_fake
+def _(
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *others: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    position, time = others[4:6]
+    wanted = others[-1]
+    return (
+        q.new_empty(q.shape),
+        k.new_empty(k.shape),
+        v.new_empty(v.shape),
+        torch.empty_like(position) if wanted else q.new_empty(0),
+        torch.empty_like(time) if wanted else q.new_empty(0),
+    )
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, max_rows, alpha, norm_length, window, backend = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.constants = (max_rows, alpha, norm_length, window, backend)
+
+
+def _differentiate(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = ctx.needs_input_grad[7] or ctx.needs_input_grad[8]
+    grad_q, grad_k, grad_v, grad_position, grad_time = _hstu_attention_backward(
+        grad_out, *ctx.saved_tensors, *ctx.constants, wanted
+    )
+    tables = (grad_position, grad_time) if wanted else (None, None)
+    return (grad_q, grad_k, grad_v, None, None, None, None, *tables, *[None] * 6)
+
+
+_hstu_attention.register_autograd(_differentiate, setup_context=_remember)
+
+
+def _bias(
+    position: Tensor | None, time: Tensor | None, boundaries: Tensor | None
+) -> RelativeBias | None:
+    if position is None or time is None or boundaries is None:
+        return None
+    return RelativeBias(position, time, boundaries)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """The kernels take any strides but that of the last axis."""
+    return x if x.stride(-1) == 1 else x.contiguous()
