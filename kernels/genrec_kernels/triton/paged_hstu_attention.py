@@ -24,10 +24,12 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from genrec_kernels.dispatch import interpreting
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.triton.paged_plan import PagedPlan
-from genrec_kernels.triton.paged_scores import half_bias, load_apart, pinned, silu_of_half
+from genrec_kernels.triton.paged_scores import half_bias, load_apart, silu_of_half
 
 #: Elements of an output that one program of `_sum_splits` adds up.
 SUM_BLOCK = 512
+#: Keys that one program of `_bias_rows` takes.
+BIAS_BLOCK = 512
 
 
 # Times as int32 seconds from the middle of a tile's rows: rows within 17 years of it, keys cut to
@@ -62,8 +64,37 @@ def _request_of_tile(row_offsets_ptr, tile, num_requests, BLOCK_ROWS: tl.constex
 
 
 @triton.jit
+def _bias_rows(
+    page_times_ptr, table_ptr, row_offsets_ptr, limits_ptr, row_times_ptr,
+    position_ptr, time_table_ptr, bound_ptr, half_rows_ptr,
+    times_page, times_row, table_row, half_rows_row, num_positions, num_buckets,
+    BLOCK: tl.constexpr, PAGE: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """Half the bias that each request's first new row has on each of its keys.
+
+    Candidates of a request have one limit and one time, so one bias: found here once, instead of
+    by every row of every tile of every head.
+    """
+    request = tl.program_id(0).to(tl.int64)
+    row = tl.load(row_offsets_ptr + request)
+    if row == tl.load(row_offsets_ptr + request + 1):
+        return
+    limit = tl.load(limits_ptr + row).to(tl.int32)
+    key_L = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    real_L = (key_L < limit) & (key_L < half_rows_row)
+    page_L = tl.load(table_ptr + request * table_row + key_L // PAGE, mask=real_L, other=0)
+    times_at_L = page_times_ptr + page_L.to(tl.int64) * times_page + (key_L % PAGE) * times_row
+    seconds_L = tl.load(row_times_ptr + row) - tl.load(times_at_L, mask=real_L, other=0)
+    half_L = half_bias(
+        limit - key_L, seconds_L,
+        position_ptr, time_table_ptr, bound_ptr, num_positions, num_buckets, ASM,
+    )  # fmt: skip
+    tl.store(half_rows_ptr + request * half_rows_row + key_L, half_L, mask=real_L)
+
+
+@triton.jit
 def _add_keys(
-    acc_TD, q_TD, begin, end, last_key, limit_T, time_T, middle,
+    acc_TD, q_TD, begin, end, last_key, limit_T, time_T, middle, half_row_ptr,
     kv_ptr, kv_desc, desc_page, desc_row, desc_column,
     page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
     kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
@@ -73,8 +104,9 @@ def _add_keys(
 ):  # fmt: skip
     """Add keys [begin, end) to the tile's result; MASKED where some row does not see all.
 
-    BIAS says how the bias is found: None; "row" if all rows have the same one (limit and time are
-    scalars); "short" if all rows' times lie near `middle`, so that 32-bit differences do; "long".
+    BIAS says where the bias comes from: None; "row" if all rows share the one that `_bias_rows`
+    left at `half_row_ptr`; "short" if all rows' times lie near `middle`, so that 32-bit
+    differences do; "long".
     """
     dim_D = tl.arange(0, BLOCK_DIM)
     IN_ONE_PAGE: tl.constexpr = PAGE % BLOCK_KEYS == 0
@@ -82,8 +114,10 @@ def _add_keys(
         # The number of a tile's page, and its keys' times, are loaded an iteration ahead: else
         # the copies of keys and values would wait for them.
         page = tl.load(table_ptr + begin // PAGE, mask=begin < end, other=0).to(tl.int64)
-        if BIAS is not None:
-            key_L = begin + tl.arange(0, BLOCK_KEYS)
+        key_L = begin + tl.arange(0, BLOCK_KEYS)
+        if BIAS == "row":
+            half_L = tl.load(half_row_ptr + key_L, mask=key_L < end, other=0.0)
+        elif BIAS is not None:
             slot_L = begin % PAGE + tl.arange(0, BLOCK_KEYS)
             times_at_L = page_times_ptr + page * times_page + slot_L * times_row
             key_time_L = tl.load(times_at_L, mask=key_L < end, other=0)
@@ -101,11 +135,16 @@ def _add_keys(
                 v_LD = kv_desc.load([first_row, desc_column + HEAD_DIM])
             else:
                 k_at_LD = kv_ptr + page * kv_page + slot_L[:, None] * kv_row + dim_D[None, :]
-            if BIAS is not None:
+            if BIAS == "row":
+                this_half_L = half_L
+            elif BIAS is not None:
                 this_time_L = key_time_L
             next_key = tl.minimum(first_key + BLOCK_KEYS, end - 1)
             page = load_apart(table_ptr + next_key // PAGE, ASM).to(tl.int64)
-            if BIAS is not None:
+            if BIAS == "row":
+                next_key_L = tl.minimum(key_L + BLOCK_KEYS, last_key - 1)
+                half_L = load_apart(half_row_ptr + next_key_L, ASM)
+            elif BIAS is not None:
                 next_slot = next_key % PAGE // BLOCK_KEYS * BLOCK_KEYS
                 slot_L = next_slot + tl.arange(0, BLOCK_KEYS)
                 times_at_L = page_times_ptr + page * times_page + slot_L * times_row
@@ -115,7 +154,9 @@ def _add_keys(
             slot_L = real_L % PAGE
             row_at_L = kv_ptr + page_L * kv_page + slot_L * kv_row
             k_at_LD = row_at_L[:, None] + dim_D[None, :]
-            if BIAS is not None:
+            if BIAS == "row":
+                this_half_L = tl.load(half_row_ptr + real_L)
+            elif BIAS is not None:
                 this_time_L = tl.load(page_times_ptr + page_L * times_page + slot_L * times_row)
         if not (TMA and IN_ONE_PAGE and not MASKED):
             if HEAD_DIM == BLOCK_DIM:
@@ -128,20 +169,15 @@ def _add_keys(
         v_LD = v_LD.to(q_TD.dtype)
 
         half_TL = tl.dot(q_TD, tl.trans(k_LD), input_precision="ieee") * half_alpha
-        if BIAS is not None:
-            if BIAS == "row":
-                half_L = half_bias(
-                    limit_T - key_L, time_T - this_time_L,
-                    position_ptr, time_table_ptr, bound_ptr, num_positions, num_buckets, ASM,
-                )  # fmt: skip
-                half_TL += pinned(half_L, ASM)[None, :]
-            else:
-                if BIAS == "short":
-                    this_time_L = _near(this_time_L - middle, _KEY_REACH)
-                half_TL += half_bias(
-                    limit_T[:, None] - key_L[None, :], time_T[:, None] - this_time_L[None, :],
-                    position_ptr, time_table_ptr, bound_ptr, num_positions, num_buckets, ASM,
-                )  # fmt: skip
+        if BIAS == "row":
+            half_TL += this_half_L[None, :]
+        elif BIAS is not None:
+            if BIAS == "short":
+                this_time_L = _near(this_time_L - middle, _KEY_REACH)
+            half_TL += half_bias(
+                limit_T[:, None] - key_L[None, :], time_T[:, None] - this_time_L[None, :],
+                position_ptr, time_table_ptr, bound_ptr, num_positions, num_buckets, ASM,
+            )  # fmt: skip
         weight_TL = silu_of_half(half_TL, FAST)
         if MASKED:
             if BIAS == "row":
@@ -156,10 +192,10 @@ def _add_keys(
 @triton.jit
 def _attend(
     q_ptr, k_ptr, v_ptr, kv_ptr, kv_desc, page_times_ptr, table_ptr, row_offsets_ptr, limits_ptr,
-    row_times_ptr, position_ptr, time_table_ptr, bound_ptr, out_ptr,
+    row_times_ptr, position_ptr, time_table_ptr, bound_ptr, half_rows_ptr, out_ptr,
     q_row, q_head, k_row, k_head, v_row, v_head,
     kv_page, kv_head, kv_row, desc_page, desc_head_row, desc_head_column, times_page, times_row,
-    table_row, out_split, out_row, out_head,
+    table_row, half_rows_row, out_split, out_row, out_head,
     num_requests, tiles_per_request, num_splits, num_positions, num_buckets,
     half_alpha, inverse_length,
     HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr,
@@ -178,7 +214,8 @@ def _attend(
         request = tile // tiles_per_request
         tile = tile % tiles_per_request
         first_row = tl.load(row_offsets_ptr + request)
-    first_row = first_row.to(tl.int64) + tile.to(tl.int64) * BLOCK_ROWS
+    request_row = first_row.to(tl.int64)
+    first_row = request_row + tile.to(tl.int64) * BLOCK_ROWS
     last_row = tl.load(row_offsets_ptr + request + 1).to(tl.int64)
     if first_row >= last_row:
         return
@@ -222,16 +259,20 @@ def _attend(
         time_T = tl.load(row_times_ptr + row_T, mask=real_T, other=0)
         latest = tl.max(tl.where(real_T, time_T, -0x7FFFFFFFFFFFFFFF))
         earliest = tl.min(tl.where(real_T, time_T, 0x7FFFFFFFFFFFFFFF))
-        if (least == most) & (latest == earliest):  # as candidates of one request are
+        # Are all rows as the request's first, as candidates are? Their bias is made already.
+        alike = (least == most) & (latest == earliest) & (most <= half_rows_row)
+        alike = alike & (most == tl.load(limits_ptr + request_row).to(tl.int32))
+        if alike & (latest == tl.load(row_times_ptr + request_row)):
+            half_row_ptr = half_rows_ptr + request.to(tl.int64) * half_rows_row
             acc_TD = _add_keys(
-                acc_TD, q_TD, begin, all_see, most, most, latest, 0,
+                acc_TD, q_TD, begin, all_see, most, most, 0, 0, half_row_ptr,
                 kv_ptr, kv_desc, desc_page, desc_row, desc_column,
                 page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
                 kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
                 HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, False, "row", FAST, ASM, TMA, STAGES,
             )  # fmt: skip
             acc_TD = _add_keys(
-                acc_TD, q_TD, all_see, end, most, most, latest, 0,
+                acc_TD, q_TD, all_see, end, most, most, 0, 0, half_row_ptr,
                 kv_ptr, kv_desc, desc_page, desc_row, desc_column,
                 page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
                 kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
@@ -241,14 +282,14 @@ def _attend(
             middle = earliest + (latest - earliest) // 2
             near_T = _near(time_T - middle, _ROW_REACH)
             acc_TD = _add_keys(
-                acc_TD, q_TD, begin, all_see, most, limit_T, near_T, middle,
+                acc_TD, q_TD, begin, all_see, most, limit_T, near_T, middle, half_rows_ptr,
                 kv_ptr, kv_desc, desc_page, desc_row, desc_column,
                 page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
                 kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
                 HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, False, "short", FAST, ASM, TMA, STAGES,
             )  # fmt: skip
             acc_TD = _add_keys(
-                acc_TD, q_TD, all_see, end, most, limit_T, near_T, middle,
+                acc_TD, q_TD, all_see, end, most, limit_T, near_T, middle, half_rows_ptr,
                 kv_ptr, kv_desc, desc_page, desc_row, desc_column,
                 page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
                 kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
@@ -256,7 +297,7 @@ def _attend(
             )  # fmt: skip
         else:
             acc_TD = _add_keys(
-                acc_TD, q_TD, begin, end, most, limit_T, time_T, 0,
+                acc_TD, q_TD, begin, end, most, limit_T, time_T, 0, half_rows_ptr,
                 kv_ptr, kv_desc, desc_page, desc_row, desc_column,
                 page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
                 kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
@@ -264,14 +305,14 @@ def _attend(
             )  # fmt: skip
     else:
         acc_TD = _add_keys(
-            acc_TD, q_TD, begin, all_see, most, limit_T, limit_T, 0,
+            acc_TD, q_TD, begin, all_see, most, limit_T, limit_T, 0, half_rows_ptr,
             kv_ptr, kv_desc, desc_page, desc_row, desc_column,
             page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
             kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
             HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, False, None, FAST, ASM, TMA, STAGES,
         )  # fmt: skip
         acc_TD = _add_keys(
-            acc_TD, q_TD, all_see, end, most, limit_T, limit_T, 0,
+            acc_TD, q_TD, all_see, end, most, limit_T, limit_T, 0, half_rows_ptr,
             kv_ptr, kv_desc, desc_page, desc_row, desc_column,
             page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
             kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
@@ -364,6 +405,7 @@ def paged_hstu_attention(
     shapes.
     """
     num_rows, num_heads, head_dim = q.shape
+    num_requests = row_offsets.shape[0] - 1
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if num_rows == 0:
         return out
@@ -373,15 +415,25 @@ def paged_hstu_attention(
         target = torch.empty((splits, *q.shape), dtype=torch.float32, device=q.device)
     position, time, boundaries = (q, q, q) if bias is None else bias
     interpreted = interpreting()
+    half_rows = q
+    if bias is not None:
+        half_rows = torch.empty((num_requests, plan.max_keys), dtype=torch.float32, device=q.device)
+        _bias_rows[(num_requests, triton.cdiv(plan.max_keys, BIAS_BLOCK))](
+            timestamp_pages, page_table, row_offsets, key_limits, timestamps,
+            position, time, boundaries, half_rows,
+            timestamp_pages.stride(0), timestamp_pages.stride(1), page_table.stride(0),
+            half_rows.stride(0), position.shape[0], time.shape[0],
+            BLOCK=BIAS_BLOCK, PAGE=kv_pages.shape[2], ASM=not interpreted, num_warps=4,
+        )  # fmt: skip
     descriptor, steps = _descriptor(q, kv_pages, plan) or (None, (0, 0, 0))
     _attend[(plan.num_tiles, num_heads, splits)](
         q, k, v, kv_pages, descriptor or kv_pages, timestamp_pages, page_table, row_offsets,
-        key_limits, timestamps, position, time, boundaries, target,
+        key_limits, timestamps, position, time, boundaries, half_rows, target,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         kv_pages.stride(0), kv_pages.stride(1), kv_pages.stride(2), *steps,
         timestamp_pages.stride(0), timestamp_pages.stride(1), page_table.stride(0),
-        out.numel(), target.stride(-3), target.stride(-2),
-        row_offsets.shape[0] - 1, plan.tiles_per_request, splits,
+        half_rows.stride(0), out.numel(), target.stride(-3), target.stride(-2),
+        num_requests, plan.tiles_per_request, splits,
         position.shape[0], time.shape[0], alpha / 2, 1.0 / norm_length,
         HEAD_DIM=head_dim, BLOCK_DIM=max(triton.next_power_of_2(head_dim), 16),
         BLOCK_ROWS=plan.block_rows, BLOCK_KEYS=plan.block_keys, PAGE=kv_pages.shape[2],

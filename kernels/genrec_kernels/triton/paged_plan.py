@@ -22,6 +22,7 @@ class PagedPlan:
     packed: tiles are counted over all rows (a program looks its request up) instead of
         `tiles_per_request` for each request.
     num_splits: parts that the keys are cut into.
+    max_keys: most keys that a row sees.
     tma: use the tensor memory accelerator (sm_90) for the pages, where their layout allows it.
     """
 
@@ -33,6 +34,7 @@ class PagedPlan:
     packed: bool
     tiles_per_request: int
     num_splits: int
+    max_keys: int
     tma: bool
 
 
@@ -143,5 +145,6 @@ def make_plan(
         packed=packed < rectangular,
         tiles_per_request=tiles_per_request,
         num_splits=splits,
+        max_keys=max(1, max_keys),
         tma=tma,
     )

@@ -84,17 +84,3 @@ def half_bias(
     above_TL = (seconds_TL >= bound_TL) & (guess_TL < num_buckets - 1)
     time_TL = load_apart(time_ptr + guess_TL + above_TL.to(tl.int32), ASM).to(tl.float32)
     return 0.5 * (position_TL + time_TL)
-
-
-@triton.jit
-def pinned(x_L, ASM: tl.constexpr):
-    """`x_L` itself, which the compiler must not compute a second time in another layout.
-
-    A bias by key alone is cheap to compute once and to hand round through shared memory. Left to
-    itself, Triton computes it again in the layout of the scores: each thread every fourth key.
-    """
-    if ASM:
-        return tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=f,f", [x_L], dtype=tl.float32, is_pure=False, pack=1
-        )
-    return x_L

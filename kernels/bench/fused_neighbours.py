@@ -1,0 +1,147 @@
+"""Page write, norm and gate, top-k: checked against plain PyTorch and timed in one run.
+
+python kernels/bench/fused_neighbours.py --commit $(git rev-parse --short HEAD)
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from paged_measure import Recorder, copy_bandwidth, relative_error, time_graph
+from torch import Tensor
+
+from genrec_kernels.fused_norm_gate import norm_gate
+from genrec_kernels.page_write import page_write
+from genrec_kernels.top_k import groups_pay, top_k
+
+DTYPE = torch.bfloat16
+HEADS, WIDTH, PAGE = 4, 128, 64
+
+
+def measure_page_write(rows: int, recorder: Recorder, copy_tbps: float) -> None:
+    """Keys, values and times of `rows` rows into random slots."""
+    kvuq = torch.randn(rows, 4, HEADS, WIDTH, device="cuda").to(DTYPE)
+    k, v = kvuq[:, 0], kvuq[:, 1]
+    pages = max(16, 2 * rows // PAGE)
+    kv_pages = torch.zeros(pages, HEADS, PAGE, 2 * WIDTH, device="cuda", dtype=DTYPE)
+    time_pages = torch.zeros(pages, PAGE, device="cuda", dtype=torch.int64)
+    times = torch.randint(0, 2**31, (rows,), device="cuda")
+    slots = torch.randperm(pages * PAGE, device="cuda")[:rows]
+
+    def plain() -> None:
+        kv_pages[slots // PAGE, :, slots % PAGE, :] = torch.cat([k, v], dim=-1)
+        time_pages[slots // PAGE, slots % PAGE] = times
+
+    def fused() -> None:
+        page_write(k, v, slots, kv_pages=kv_pages, timestamps=times, timestamp_pages=time_pages)
+
+    plain()
+    expected = kv_pages.double()
+    kv_pages.zero_()
+    fused()
+    error = relative_error(kv_pages, expected)
+    timing = time_graph([fused])
+    moved = rows * (2 * 2 * HEADS * WIDTH * DTYPE.itemsize + 24)
+    recorder.add(
+        f"page-write-{rows}", timing, backend="triton", dtype=DTYPE, work=moved, unit="TB/s",
+        reference="plain PyTorch", reference_ms=time_graph([plain]).p50, error=error,
+        note=f"{100 * moved / timing.p50 / 1e9 / copy_tbps:.0f} % of the copy's bandwidth"
+        + ("; from the L2 cache" if moved < 5e7 else ""),
+    )  # fmt: skip
+
+
+def measure_norm_gate(rows: int, width: int, recorder: Recorder, copy_tbps: float) -> None:
+    """Forward and backward."""
+    x, u, grad = (torch.randn(rows, width, device="cuda").to(DTYPE) for _ in range(3))
+    weight, bias = (torch.randn(width, device="cuda").to(DTYPE) for _ in range(2))
+
+    def plain(x: Tensor, u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(x, (width,), weight, bias, 1e-6) * u
+
+    compiled = torch.compile(plain)
+    inputs = (x, u, weight, bias)
+    wide = [t.double().requires_grad_() for t in inputs]
+    expected = plain(*wide)
+    expected_grads = torch.autograd.grad(expected, wide, grad.double())
+    timing = time_graph([lambda: norm_gate(*inputs)])
+    moved = 3 * rows * width * DTYPE.itemsize
+    note = f"{100 * moved / timing.p50 / 1e9 / copy_tbps:.0f} % of the copy's bandwidth"
+    for name, run in (("plain PyTorch", plain), ("torch.compile", compiled)):
+        reference_ms = time_graph([lambda run=run: run(*inputs)]).p50
+        recorder.add(
+            f"norm-gate-{rows}x{width}", timing, backend="triton", dtype=DTYPE, work=moved,
+            unit="TB/s", reference=name, reference_ms=reference_ms,
+            error=relative_error(norm_gate(*inputs), expected.detach()), note=note,
+        )  # fmt: skip
+
+    _, mean, rstd = torch.ops.genrec.norm_gate(*inputs, 1e-6, "triton")
+    saved = (grad, *inputs, mean, rstd)
+    timing = time_graph([lambda: torch.ops.genrec.norm_gate_backward(*saved, "triton")])
+    plain_timing = time_graph(
+        [lambda: torch.ops.genrec.norm_gate_backward(*saved, "reference")], replays=10
+    )
+    grads = torch.ops.genrec.norm_gate_backward(*saved, "triton")
+    error = max(relative_error(g, e) for g, e in zip(grads, expected_grads, strict=True))
+    moved = 5 * rows * width * DTYPE.itemsize
+    recorder.add(
+        f"norm-gate-bwd-{rows}x{width}", timing, backend="triton", dtype=DTYPE, work=moved,
+        unit="TB/s", reference="plain PyTorch", reference_ms=plain_timing.p50, error=error,
+        note=f"{100 * moved / timing.p50 / 1e9 / copy_tbps:.0f} % of the copy's bandwidth",
+    )  # fmt: skip
+
+
+def measure_top_k(num_users: int, num_items: int, width: int, k: int, recorder: Recorder) -> None:
+    """Against a product of all scores and PyTorch's top-k (ties in any order)."""
+    users = torch.randn(num_users, width, device="cuda").to(DTYPE)
+    items = torch.empty(num_items, width, device="cuda", dtype=DTYPE).normal_()
+    exclude = torch.randint(0, num_items, (num_users, 500), device="cuda")
+
+    def plain() -> Tensor:
+        return torch.mm(users, items.T, out_dtype=torch.float32).topk(k).values
+
+    forced = top_k(users, items, k, backend="triton")
+    error = relative_error(forced.scores, plain().double())
+    timing = time_graph([lambda: top_k(users, items, k, backend="triton")], replays=10)
+    filtered = time_graph(
+        [lambda: top_k(users, items, k, exclude=exclude, backend="triton")], replays=10
+    )
+    recorder.add(
+        f"top-k-{num_users}x{num_items}-k{k}", timing, backend="triton", dtype=DTYPE,
+        work=2 * num_users * num_items * width, unit="TFLOP/s", reference="plain PyTorch",
+        reference_ms=time_graph([plain], replays=10).p50, error=error,
+        note=f"width {width}; {filtered.p50:.4f} ms with 500 items left out a user; "
+        + ("chosen" if groups_pay(num_users, num_items, k) else "not chosen: cuBLAS and topk are"),
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Parse, measure, append."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=Path, default=Path(__file__).parent / "records.csv")
+    parser.add_argument("--commit", required=True)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    recorder = Recorder(options.records, options.commit)
+    copy_tbps = copy_bandwidth()
+    for rows in (512, 8192, 65_536):
+        measure_page_write(rows, recorder, copy_tbps)
+    for rows, width in ((8192, 512), (65_536, 512), (65_536, 1024)):
+        measure_norm_gate(rows, width, recorder, copy_tbps)
+    for size in (
+        (128, 50_000, 512, 100),
+        (1, 1_000_000, 256, 100),
+        (32, 1_000_000, 256, 100),
+        (128, 1_000_000, 256, 100),
+        (32, 1_000_000, 256, 1000),
+        (128, 4_000_000, 128, 100),
+    ):
+        measure_top_k(*size, recorder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Attention of new rows over cached ones, in pages and contiguous: checked and timed in one run.
+
+    python kernels/bench/paged_attention.py --commit $(git rev-parse --short HEAD)
+
+`attn-paged-…`: pages of 64 rows in random order. `attn-delta-…`: the same kernel with one page a
+request, so that each head's keys and values are contiguous. New rows are candidates of one
+moment, as a server ranks them; `-causal` has history rows with times and limits of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from paged_measure import Recorder, copy_bandwidth, relative_error, time_eager, time_graph
+from torch import Tensor
+
+from genrec_kernels import reference
+from genrec_kernels.paged_hstu_attention import paged_hstu_attention
+from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
+
+YEAR = 365 * 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Requests of one size."""
+
+    cached: int
+    new: int
+    batch: int = 32
+    heads: int = 4
+    width: int = 128
+    page: int = 64
+    dtype: torch.dtype = torch.bfloat16
+    with_bias: bool = False
+    causal: bool = False
+    layers: int = 1
+
+    @property
+    def name(self) -> str:
+        """As PEERS names it."""
+        kind = "attn-delta" if self.page >= self.cached else "attn-paged"
+        suffix = "-bias" if self.with_bias else ""
+        suffix += "-causal" if self.causal else ""
+        suffix += f"-d{self.width}" if self.width != 128 else ""
+        suffix += f"-b{self.batch}" if self.batch != 32 else ""
+        suffix += f"-page{self.page}" if kind == "attn-paged" and self.page != 64 else ""
+        return f"{kind}-{self.cached}-{self.new}{suffix}"
+
+    @property
+    def bytes(self) -> int:
+        """Least that has to move: the cache once, q, k, v and the result once."""
+        rows = 2 * self.batch * self.cached + 4 * self.batch * self.new
+        return rows * self.heads * self.width * self.dtype.itemsize
+
+    @property
+    def operations(self) -> int:
+        """Of the two matrix products."""
+        return 4 * self.batch * self.new * self.cached * self.heads * self.width
+
+
+def make_layers(shape: Shape) -> list[dict[str, object]]:
+    """Arguments of each layer: its own rows and pages; places, limits and times are shared."""
+    g = torch.Generator("cuda").manual_seed(0)
+    rows, pages = shape.batch * shape.new, shape.batch * shape.cached // shape.page
+
+    def randn(*size: int) -> Tensor:
+        return torch.empty(size, device="cuda", dtype=shape.dtype).normal_(generator=g)
+
+    page_table = torch.randperm(pages, device="cuda", generator=g).view(shape.batch, -1)
+    sizes = (shape.batch, shape.cached)
+    times = torch.randint(0, 3 * YEAR, sizes, device="cuda", generator=g).sort(1).values
+    timestamp_pages = torch.empty((pages, shape.page), device="cuda", dtype=torch.int64)
+    timestamp_pages[page_table.flatten()] = times.view(pages, shape.page)
+    limits = torch.full((rows,), shape.cached, device="cuda")
+    now = torch.full((rows,), 3 * YEAR + 60, device="cuda")
+    if shape.causal:
+        place = torch.arange(shape.cached - shape.new, shape.cached, device="cuda")
+        limits, now = place.repeat(shape.batch), times[:, -shape.new :].flatten()
+    bias = None
+    if shape.with_bias:
+        bias = RelativeBias(
+            torch.randn(shape.cached + 1, device="cuda", generator=g),
+            torch.randn(64, device="cuda", generator=g),
+            time_bucket_boundaries(64).cuda(),
+        )
+    return [
+        {
+            "q": randn(rows, shape.heads, shape.width),
+            "k": randn(rows, shape.heads, shape.width),
+            "v": randn(rows, shape.heads, shape.width),
+            "kv_pages": randn(pages, shape.heads, shape.page, 2 * shape.width),
+            "timestamp_pages": timestamp_pages,
+            "page_table": page_table.int(),
+            "row_offsets": torch.arange(0, rows + 1, shape.new, device="cuda"),
+            "key_limits": limits,
+            "timestamps": now,
+            "alpha": shape.width**-0.5,
+            "norm_length": shape.cached,
+            "bias": bias,
+        }
+        for _ in range(shape.layers)
+    ]
+
+
+def exact(shape: Shape, layer: dict[str, object], request: int) -> Tensor:
+    """One request in float64."""
+    rows = slice(request * shape.new, (request + 1) * shape.new)
+    own = layer["page_table"][request].long()
+    bias = layer["bias"]
+    return reference.paged_hstu_attention(
+        *(layer[name][rows].double() for name in "qkv"),
+        kv_pages=layer["kv_pages"][own].double(),
+        timestamp_pages=layer["timestamp_pages"][own],
+        page_table=torch.arange(len(own), device="cuda")[None],
+        row_offsets=torch.tensor([0, shape.new], device="cuda"),
+        key_limits=layer["key_limits"][rows],
+        timestamps=layer["timestamps"][rows],
+        alpha=layer["alpha"],
+        norm_length=layer["norm_length"],
+        bias=bias and RelativeBias(bias.position.double(), bias.time.double(), bias.boundaries),
+    )
+
+
+def gather_and_attend(q: Tensor, k: Tensor, v: Tensor, kv_pages: Tensor, table: Tensor) -> Tensor:
+    """What torch.compile is given: candidates without bias, all histories of one length."""
+    batch, width = table.shape[0], q.shape[2]
+    kv = kv_pages[table].transpose(1, 2).flatten(2, 3)
+    rows = (batch, -1, *q.shape[1:])
+    queries = q.view(rows).transpose(1, 2)
+    scores = F.silu(queries @ kv[..., :width].transpose(2, 3) * width**-0.5)
+    own = F.silu((q * k).sum(-1, keepdim=True) * width**-0.5) * v
+    out = (scores @ kv[..., width:]).transpose(1, 2).reshape(q.shape) + own
+    return out / (kv.shape[2])
+
+
+def measure(shape: Shape, recorder: Recorder, copy_tbps: float, *, compiled: bool) -> None:
+    """Check and time one shape, and append its rows."""
+    layers = make_layers(shape)
+    bounds = {"max_new_rows": shape.new, "max_keys": shape.cached}
+    first = layers[0]
+    out = paged_hstu_attention(**first, **bounds, backend="triton")
+    error = max(
+        relative_error(out[request * shape.new :][: shape.new], exact(shape, first, request))
+        for request in {0, shape.batch - 1}
+    )
+    calls = [
+        lambda layer=layer: paged_hstu_attention(**layer, **bounds, backend="triton")
+        for layer in layers
+    ]
+    timing = time_graph(calls)
+    tbps = shape.bytes / timing.p50 / 1e9
+    references = {"plain PyTorch": time_eager(lambda: reference.paged_hstu_attention(**first)).p50}
+    if compiled:
+        tensors = [first[name] for name in ("q", "k", "v", "kv_pages")]
+        table = first["page_table"].long()
+        run = torch.compile(gather_and_attend)
+        references["torch.compile"] = time_graph([lambda: run(*tensors, table)]).p50
+    memory_bound = shape.new <= 64
+    note = f"{100 * tbps / copy_tbps:.0f} % of the copy's {copy_tbps:.2f} TB/s"
+    if shape.layers > 1:
+        note += f"; a layer of {shape.layers} in one graph"
+    for name, milliseconds in references.items():
+        recorder.add(
+            shape.name,
+            timing,
+            backend="triton",
+            dtype=shape.dtype,
+            work=shape.bytes if memory_bound else shape.operations,
+            unit="TB/s" if memory_bound else "TFLOP/s",
+            reference=name,
+            reference_ms=milliseconds,
+            error=error,
+            note=note,
+        )
+
+
+def main() -> None:
+    """Parse, measure, append."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=Path, default=Path(__file__).parent / "records.csv")
+    parser.add_argument("--commit", required=True)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    recorder = Recorder(options.records, options.commit)
+    copy_tbps = copy_bandwidth()
+
+    sizes = {(1024, 16): 4, (4096, 64): 1, (8192, 16): 1, (8192, 256): 1}
+    for (cached, new), layers in sizes.items():
+        for page in (cached, 64):
+            shape = Shape(cached=cached, new=new, page=page, layers=layers)
+            measure(shape, recorder, copy_tbps, compiled=page == 64 and cached == 8192)
+    others = [
+        Shape(cached=8192, new=16, page=16),
+        Shape(cached=8192, new=256, page=16),
+        Shape(cached=4096, new=256, batch=1, width=256, layers=8),
+        Shape(cached=4096, new=256, batch=1, width=256, layers=8, with_bias=True),
+        Shape(cached=8192, new=16, with_bias=True),
+        Shape(cached=8192, new=256, with_bias=True),
+        Shape(cached=8192, new=256, with_bias=True, causal=True),
+        Shape(cached=1024, new=16, dtype=torch.float16, layers=4),
+        Shape(cached=1024, new=16, dtype=torch.float32, layers=2),
+    ]
+    for shape in others:
+        measure(shape, recorder, copy_tbps, compiled=False)
+
+
+if __name__ == "__main__":
+    main()
