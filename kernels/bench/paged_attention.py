@@ -127,6 +127,11 @@ def exact(shape: Shape, layer: dict[str, object], request: int) -> Tensor:
     )
 
 
+def narrow(bias: RelativeBias, dtype: torch.dtype) -> RelativeBias:
+    """Tables in the dtype of the rows, which plain PyTorch wants."""
+    return RelativeBias(bias.position.to(dtype), bias.time.to(dtype), bias.boundaries)
+
+
 def gather_and_attend(q: Tensor, k: Tensor, v: Tensor, kv_pages: Tensor, table: Tensor) -> Tensor:
     """What torch.compile is given: candidates without bias, all histories of one length."""
     batch, width = table.shape[0], q.shape[2]
@@ -155,7 +160,8 @@ def measure(shape: Shape, recorder: Recorder, copy_tbps: float, *, compiled: boo
     ]
     timing = time_graph(calls)
     tbps = shape.bytes / timing.p50 / 1e9
-    references = {"plain PyTorch": time_eager(lambda: reference.paged_hstu_attention(**first)).p50}
+    plain = {**first, "bias": first["bias"] and narrow(first["bias"], shape.dtype)}
+    references = {"plain PyTorch": time_eager(lambda: reference.paged_hstu_attention(**plain)).p50}
     if compiled:
         tensors = [first[name] for name in ("q", "k", "v", "kv_pages")]
         table = first["page_table"].long()
