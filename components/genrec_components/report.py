@@ -48,6 +48,7 @@ def make_report(
             artifact,
             validation=read_json(Path(validation.path)),
             validation_report=validation_report.path,
+            events=str(Path(data.path) / "events.parquet"),
             rollout=read_json(Path(rollout.path)),
             run_id=run_id,
             model_name=model_name,

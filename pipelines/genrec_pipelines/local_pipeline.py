@@ -52,8 +52,8 @@ def run_locally(recipe: Recipe, folder: Path, *, on_line: OnLine | None = None) 
 
     Args:
         recipe: what to run.
-        folder: gets ``summary.json``, ``report.html``, ``validation.html`` and ``pipeline.log``;
-            what is there from an earlier run stays until the new run has succeeded.
+        folder: gets ``summary.json``, ``report.html``, ``validation.html``, ``events.parquet``
+            (for servers that are to know the users) and ``pipeline.log``; what is there from an earlier run stays until the new run has succeeded.
         on_line: see `OnLine`.
 
     Raises:
@@ -87,6 +87,8 @@ def run_locally(recipe: Recipe, folder: Path, *, on_line: OnLine | None = None) 
         shutil.copyfile(outputs["report"], folder / "report.html")
         shutil.copyfile(summary["validation"]["report"], folder / "validation.html")
         summary["validation"]["report"] = str(folder / "validation.html")
+        shutil.copyfile(summary["dataset"]["path"], folder / "events.parquet")
+        summary["dataset"]["path"] = str(folder / "events.parquet")
         write_json(folder / "summary.json", summary)
     finally:
         for file in (error_file, outputs_file, request):

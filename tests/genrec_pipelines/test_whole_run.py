@@ -77,6 +77,7 @@ def test_the_summary_is_complete(finished: tuple[LocalRun, list[str]], home: Pat
     assert summary == run.summary
     assert summary["dataset"]["events"] == 2400
     assert (summary["dataset"]["users"], summary["dataset"]["items"]) == (80, 60)
+    assert (run.folder / "events.parquet").is_file()
     assert summary["validation"]["success"] is True
     assert summary["model"]["hr_10"] > 1.5 * summary["model"]["popularity_hr_10"]
     assert set(summary["model"]["tasks"]) == {"engagement", "retention", "monetization"}

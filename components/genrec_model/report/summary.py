@@ -14,6 +14,7 @@ def summarise(
     *,
     validation: Mapping[str, Any],
     validation_report: str,
+    events: str,
     rollout: Mapping[str, Any],
     run_id: str,
     model_name: str,
@@ -26,6 +27,7 @@ def summarise(
         artifact: complete.
         validation: the data gate's verdict.
         validation_report: path of its page.
+        events: path of the event table.
         rollout: what the roll-out step left.
         run_id, model_name, version: in MLflow.
         seconds: duration of each step; a cached step keeps that of its own run.
@@ -43,6 +45,7 @@ def summarise(
             "users": dataset.num_users,
             "items": int(validation["statistics"]["items"]),
             "digest": dataset.digest,
+            "path": events,
         },
         "validation": {"success": validation["success"], "report": validation_report},
         "model": {

@@ -14,6 +14,9 @@ def serve(
     model: Annotated[
         str, typer.Option("--model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder.")
     ] = "models:/hstu@champion",
+    model_name: Annotated[
+        str | None, typer.Option("--model-name", help="In the URLs; the registered name.")
+    ] = None,
     http_port: Annotated[int, typer.Option(help="REST port.")] = 8080,
     grpc_port: Annotated[int, typer.Option(help="gRPC port.")] = 8081,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -25,6 +28,7 @@ def serve(
     """Serve a model over KServe V1, V2, gRPC and REST until it is stopped (Ctrl-C)."""
     command = [
         *(sys.executable, "-m", "genrec_serving.server", "--artifact", model),
+        *("--model-name", model_name or _registered_name(model)),
         *("--http-port", str(http_port), "--grpc-port", str(grpc_port), "--host", host),
         *("--strategy", strategy),
     ]
@@ -35,3 +39,10 @@ def serve(
     except KeyboardInterrupt:  # the server got the signal too and has ended by itself
         code = 0
     raise typer.Exit(code)
+
+
+def _registered_name(model: str) -> str:
+    """NAME of models:/NAME@ALIAS or models:/NAME/VERSION; a folder has none."""
+    if not model.startswith("models:/"):
+        return "genrec"
+    return model.removeprefix("models:/").split("@")[0].split("/")[0]
