@@ -184,7 +184,8 @@ def _hstu_attention(
 
 
 @_hstu_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> Tensor:
+def _(*inputs: Any) -> Tensor:
+    v: Tensor = inputs[2]
     return v.new_empty(v.shape)
 
 
@@ -257,11 +258,10 @@ def _hstu_attention_backward(
 
 
 @_hstu_attention_backward.register_fake
-def _(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *others: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    position, time = others[4:6]
-    wanted = others[-1]
+def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    q, k, v = inputs[1:4]
+    position, time = inputs[8:10]
+    wanted = inputs[-1]
     return (
         q.new_empty(q.shape),
         k.new_empty(k.shape),
@@ -271,7 +271,7 @@ def _(
     )
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
     *tensors, max_rows, alpha, norm_length, window, backend = inputs
     ctx.save_for_backward(*tensors)
     ctx.constants = (max_rows, alpha, norm_length, window, backend)

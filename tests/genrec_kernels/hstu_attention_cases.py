@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-
 from genrec_kernels.dispatch import BackendUnavailable
 from genrec_kernels.hstu_attention import hstu_attention
 from genrec_kernels.jagged import JaggedRows

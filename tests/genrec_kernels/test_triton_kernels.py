@@ -20,7 +20,17 @@ SUITES = sorted(Path(__file__).parent.glob("*_cases.py"))
 
 def run_suite(suite: Path, **environment: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(suite)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "--noconftest",
+            "-p",
+            "no:cacheprovider",
+            str(suite),
+        ],
         env=os.environ | environment,
         check=False,
         capture_output=True,

@@ -1,11 +1,15 @@
 """Plain PyTorch twins: what every faster kernel is tested against."""
 
 from genrec_kernels.reference.hstu_attention import hstu_attention
-from genrec_kernels.reference.hstu_attention_backward import hstu_attention_backward
+from genrec_kernels.reference.hstu_attention_backward import (
+    HSTUAttentionGradients,
+    hstu_attention_backward,
+)
 from genrec_kernels.reference.padded_hstu_attention import padded_hstu_attention
 from genrec_kernels.reference.paged_hstu_attention import paged_hstu_attention
 
 __all__ = [
+    "HSTUAttentionGradients",
     "hstu_attention",
     "hstu_attention_backward",
     "padded_hstu_attention",

@@ -70,11 +70,11 @@ def plan_tables(
         before_C = exact_bucket(least_C, boundaries_ptr, num_buckets)
         before_C = 0.5 * tl.load(time_ptr + before_C)
         from_C = 0.5 * tl.load(time_ptr + bucket_C)
-        cells_ptr += 4 * cell_C
-        tl.store(cells_ptr, begin_C, mask=mask_C)
-        tl.store(cells_ptr + 1, before_C.to(tl.int32, bitcast=True), mask=mask_C)
-        tl.store(cells_ptr + 2, from_C.to(tl.int32, bitcast=True), mask=mask_C)
-        tl.store(cells_ptr + 3, least_C, mask=mask_C)
+        entry_C = cells_ptr + 4 * cell_C
+        tl.store(entry_C, begin_C, mask=mask_C)
+        tl.store(entry_C + 1, before_C.to(tl.int32, bitcast=True), mask=mask_C)
+        tl.store(entry_C + 2, from_C.to(tl.int32, bitcast=True), mask=mask_C)
+        tl.store(entry_C + 3, least_C, mask=mask_C)
 
 
 @triton.jit
@@ -140,9 +140,9 @@ def plan_bias(
 
         seconds_TR = tl.reshape(seconds_N, [N // ROWS, ROWS])
         place_T = tl.program_id(0) * (N // ROWS) + tl.arange(0, N // ROWS)
-        extents_ptr += 2 * sequence * num_extents + 2 * place_T
-        tl.store(extents_ptr, tl.min(seconds_TR, 1), mask=place_T < num_extents)
-        tl.store(extents_ptr + 1, tl.max(seconds_TR, 1), mask=place_T < num_extents)
+        entry_T = extents_ptr + 2 * (sequence * num_extents + place_T)
+        tl.store(entry_T, tl.min(seconds_TR, 1), mask=place_T < num_extents)
+        tl.store(entry_T + 1, tl.max(seconds_TR, 1), mask=place_T < num_extents)
 
 
 @triton.jit

@@ -18,13 +18,13 @@ from genrec_kernels.dispatch import interpreting
 from genrec_kernels.reference.hstu_attention_backward import HSTUAttentionGradients
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.tiles import ShapeClass, Tile, tile_for
-from genrec_kernels.triton.hstu_bias import BiasPlan, make_bias_plan, on_device
 from genrec_kernels.triton.hstu_attention_backward import (
     hstu_attention_backward_kv,
     hstu_attention_backward_q,
 )
 from genrec_kernels.triton.hstu_attention_bias_gradient import hstu_attention_bias_gradient
 from genrec_kernels.triton.hstu_attention_forward import hstu_attention_forward
+from genrec_kernels.triton.hstu_bias import BiasPlan, make_bias_plan, on_device
 
 #: The kernels hold time differences in 32 bits: bucket boundaries must stay below 2^29 seconds.
 MAX_TIME_BUCKETS = 67
@@ -127,7 +127,6 @@ class AttentionArguments:
             "DK_TILE": _tile_width(self.q.shape[2]),
             "DV_TILE": _tile_width(self.v.shape[2]),
             "HAS_WINDOW": self.window is not None,
-            "CLAMP": self.bias is not None and self.bias.position.shape[0] < self.max_rows,
             "FAST": self.q.element_size() == 2 and not interpreted,
             "INTERPRETED": interpreted,
         }
@@ -163,6 +162,7 @@ def forward(a: AttentionArguments) -> Tensor:
             M=tile.rows,
             N=tile.keys,
             HAS_BIAS=a.bias is not None,
+            CLAMP=a.num_positions < a.max_rows,
             TMA=tma,
             **a.constants,
             num_warps=tile.warps,
@@ -282,7 +282,7 @@ def _backward_bias(
                 a.alpha / 2,
                 1 / a.norm_length,
                 M=tile.rows,
-                **{name: value for name, value in a.constants.items() if name != "CLAMP"},
+                **a.constants,
                 num_warps=tile.warps,
                 num_stages=tile.stages,
             )

@@ -64,7 +64,6 @@ def hstu_attention_backward_q(
     N: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
-    CLAMP: tl.constexpr,
     FAST: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
@@ -107,7 +106,7 @@ def hstu_attention_backward_q(
     if HAS_BIAS:
         q_sec_M = tl.load(seconds_ptr + tl.minimum(row_M, num_rows - 1))
 
-    full_begin, full_end, begin, end, own_begin, own_end = key_tiles(
+    _, _, begin, end, own_begin, own_end = key_tiles(
         first_row, num_rows, num_history, min_limit, max_limit, window, M, N, HAS_WINDOW
     )
     grad_q_MD = tl.zeros([M, DK_TILE], tl.float32)
@@ -142,7 +141,7 @@ def hstu_attention_backward_q(
                 limit_M[:, None], key_N[None, :], pairs_ptr, num_positions, True, True, INTERPRETED
             )
         grad_weight_MN = dot(grad_out_MD, tl.trans(v_ND), zero_MN, INTERPRETED)
-        _, slope_MN = silu_and_slope_of_half(half_MN, FAST)
+        _weight_MN, slope_MN = silu_and_slope_of_half(half_MN, FAST)
         seen_MN = visible(limit_M[:, None], row_M[:, None], key_N[None, :], window, HAS_WINDOW)
         grad_score_MN = tl.where(seen_MN, grad_weight_MN * slope_MN, 0.0)
         grad_q_MD = dot(grad_score_MN.to(k_ND.dtype), k_ND, grad_q_MD, INTERPRETED)
@@ -193,7 +192,6 @@ def hstu_attention_backward_kv(
     N: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
-    CLAMP: tl.constexpr,
     FAST: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):

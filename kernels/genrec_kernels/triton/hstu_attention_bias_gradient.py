@@ -132,7 +132,7 @@ def hstu_attention_bias_gradient(
             )
             half_MN = dot(q_MD, tl.trans(k_ND), zero_MN, INTERPRETED) * half_alpha + bias_MN
             grad_weight_MN = dot(grad_out_MD, tl.trans(v_ND), zero_MN, INTERPRETED)
-            _, slope_MN = silu_and_slope_of_half(half_MN, FAST)
+            _weight_MN, slope_MN = silu_and_slope_of_half(half_MN, FAST)
             grad_MN += grad_weight_MN * slope_MN
 
         seen_MN = visible(limit_M[:, None], row_M[:, None], key_N[None, :], window, HAS_WINDOW)

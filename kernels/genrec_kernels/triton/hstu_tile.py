@@ -78,7 +78,7 @@ def half_time_bias(apart, cells_ptr, INTERPRETED: tl.constexpr):
     else:
         return tl.inline_asm_elementwise(
             """{
-            .reg .b32 apart, cell, begin, before, from, least;
+            .reg .b32 apart, cell, begin;
             .reg .f32 rounded;
             .reg .u64 address;
             .reg .pred late;
@@ -89,9 +89,10 @@ def half_time_bias(apart, cells_ptr, INTERPRETED: tl.constexpr):
             sub.s32 cell, cell, 1015;
             max.s32 cell, cell, 0;
             mad.wide.s32 address, cell, 16, $1;
-            ld.global.nc.v4.b32 {begin, before, from, least}, [address];
+            ld.global.nc.b32 begin, [address];
             setp.ge.s32 late, apart, begin;
-            selp.b32 $0, from, before, late;
+            @late add.u64 address, address, 4;
+            ld.global.nc.f32 $0, [address + 4];
             }""",
             "=f,l,r",
             [cells_ptr.to(tl.int64), apart],
