@@ -11,9 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Elements of a tile of several short rows; longer rows come alone.
+#: Elements of a forward tile of several short rows; longer rows come alone.
 ELEMENTS = 2048
-BACKWARD_ELEMENTS = 1024
 #: Programs of the backward kernel; each adds up its own gradient of weight and bias.
 BACKWARD_PROGRAMS = 1056
 
@@ -91,13 +90,25 @@ def _backward(
     tl.store(grad_bias_ptr + at_W, grad_bias_W, mask=in_width_W)
 
 
-def _tile(width: int, elements: int) -> dict[str, int]:
+def _forward_tile(width: int) -> dict[str, int]:
     block_width = triton.next_power_of_2(width)
     return {
         "WIDTH": width,
         "BLOCK_WIDTH": block_width,
-        "BLOCK_ROWS": max(1, elements // block_width),
+        "BLOCK_ROWS": max(1, ELEMENTS // block_width),
         "num_warps": 4 if block_width <= 2048 else 8,
+    }
+
+
+def _backward_tile(width: int) -> dict[str, int]:
+    """16 numbers a thread of each of the many tensors: more warps would wait, fewer spill."""
+    block_width = triton.next_power_of_2(width)
+    rows = max(2 if block_width <= 4096 else 1, 1024 // block_width)
+    return {
+        "WIDTH": width,
+        "BLOCK_WIDTH": block_width,
+        "BLOCK_ROWS": rows,
+        "num_warps": min(16, max(1, rows * block_width // 512)),
     }
 
 
@@ -110,7 +121,7 @@ def norm_gate(
     mean = torch.empty(num_rows, dtype=torch.float32, device=x.device)
     rstd = torch.empty_like(mean)
     if num_rows:
-        tile = _tile(width, ELEMENTS)
+        tile = _forward_tile(width)
         _forward[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
             x, u, weight, bias, out, mean, rstd, num_rows, x.stride(0), u.stride(0), eps, **tile
         )
@@ -128,7 +139,7 @@ def norm_gate_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `genrec_kernels.reference.norm_gate_backward`; last axes must be contiguous."""
     num_rows, width = x.shape
-    tile = _tile(width, BACKWARD_ELEMENTS)
+    tile = _backward_tile(width)
     programs = min(BACKWARD_PROGRAMS, max(1, triton.cdiv(num_rows, tile["BLOCK_ROWS"])))
     grad_x = torch.empty((num_rows, width), dtype=x.dtype, device=x.device)
     grad_u = torch.empty((num_rows, width), dtype=u.dtype, device=x.device)

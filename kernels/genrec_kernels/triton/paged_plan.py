@@ -128,6 +128,7 @@ def make_plan(
         shared_memory: bytes of it that one program may have.
         tma: whether the GPU has the tensor memory accelerator.
     """
+    max_new_rows = max(1, max_new_rows)
     rows_per_request = min(max_new_rows, -(-num_rows // num_requests))
     tma = tma and page_size % 64 == 0 and dtype != torch.float32
     tile = choose_tile(rows_per_request, head_dim, dtype, tma=tma, shared_memory=shared_memory)

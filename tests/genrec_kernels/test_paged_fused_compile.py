@@ -1,0 +1,112 @@
+"""Every kernel of the paged path compiles for an H100 or H200, on a machine without a GPU."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import triton
+from triton.backends.compiler import GPUTarget
+
+from genrec_kernels.triton import fused_norm_gate, page_write, paged_hstu_attention, top_k
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter does not compile"
+)
+
+INT64 = {
+    "page_times_ptr", "row_offsets_ptr", "limits_ptr", "row_times_ptr", "bound_ptr", "slots_ptr",
+    "times_ptr", "exclude_ptr", "keys_ptr", "group_keys_ptr",
+}  # fmt: skip
+INT32 = {"table_ptr", "words_ptr"}
+FLOAT32 = {
+    "position_ptr", "time_table_ptr", "half_rows_ptr", "partial_ptr", "mean_ptr", "rstd_ptr",
+    "grad_weight_ptr", "grad_bias_ptr",
+}  # fmt: skip
+FLOATS = {"half_alpha", "inverse_length", "eps"}
+
+
+def compile_for_hopper(
+    kernel: Any,
+    *,
+    num_warps: int = 4,
+    num_stages: int = 2,
+    types: dict[str, str] | None = None,
+    **constants: object,
+) -> Any:
+    def kind(name: str) -> str:
+        if name in constants:
+            return "constexpr"
+        if types and name in types:
+            return types[name]
+        if name.endswith("_ptr"):
+            tables = {"*i64": INT64, "*i32": INT32, "*fp32": FLOAT32}
+            return next((k for k, names in tables.items() if name in names), "*bf16")
+        return "fp32" if name in FLOATS else "i32"
+
+    names = kernel.arg_names
+    source = triton.compiler.ASTSource(
+        fn=kernel,
+        signature={name: kind(name) for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={
+            (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name.endswith("_ptr")
+        },
+    )
+    options = {"num_warps": num_warps, "num_stages": num_stages}
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "page", "tma", "bias"),
+    [(64, 64, 64, True, False), (16, 128, 16, False, False), (16, 64, 64, True, True)],
+)
+def test_paged_attention(rows: int, keys: int, page: int, tma: bool, bias: bool) -> None:
+    compiled = compile_for_hopper(
+        paged_hstu_attention._attend,
+        types={"kv_desc": f"tensordesc<bf16[{keys}, 64]>" if tma else "*bf16"},
+        HEAD_DIM=64, BLOCK_DIM=64, BLOCK_ROWS=rows, BLOCK_KEYS=keys, PAGE=page, PACKED=not tma,
+        HAS_BIAS=bias, SHORT=True, FAST=True, UPCAST=False, ASM=True, TMA=tma, PDL=tma, STAGES=2,
+    )  # fmt: skip
+    assert compiled.asm["cubin"]
+    assert ("wgmma.mma_async" in compiled.asm["ptx"]) == (rows >= 64)
+    assert ("cp.async.bulk.tensor" in compiled.asm["ptx"]) == tma
+    assert compiled.metadata.shared <= 227 * 1024
+
+
+def test_helpers_of_paged_attention() -> None:
+    assert compile_for_hopper(
+        paged_hstu_attention._sum_splits, BLOCK=512, BLOCK_SPLITS=8, PDL=True
+    ).asm["cubin"]
+    assert compile_for_hopper(paged_hstu_attention._bias_rows, BLOCK=512, PAGE=64, ASM=True).asm[
+        "cubin"
+    ]
+
+
+def test_page_write() -> None:
+    assert compile_for_hopper(
+        page_write._write,
+        NUM_HEADS=3, BLOCK_HEADS=4, HEAD_DIM=64, BLOCK_DIM=64, BLOCK_ROWS=4, PAGE=64,
+        HAS_TIMES=True,
+    ).asm["cubin"]  # fmt: skip
+
+
+def test_norm_gate() -> None:
+    tile = {"WIDTH": 500, "BLOCK_WIDTH": 512, "BLOCK_ROWS": 2}
+    assert compile_for_hopper(fused_norm_gate._forward, **tile).asm["cubin"]
+    assert compile_for_hopper(fused_norm_gate._backward, num_warps=2, **tile).asm["cubin"]
+
+
+def test_top_k() -> None:
+    flags = {"HAS_EXCLUDE": True, "HAS_ALLOW": True}
+    assert compile_for_hopper(top_k._mark_excluded, BLOCK=128).asm["cubin"]
+    best = compile_for_hopper(
+        top_k._best_of_groups,
+        types={"allow_ptr": "*u8"},
+        BLOCK_USERS=64, BLOCK_ITEMS=128, BLOCK_WIDTH=64, UPCAST=False, **flags,
+    )  # fmt: skip
+    assert "wgmma.mma_async" in best.asm["ptx"]
+    assert compile_for_hopper(
+        top_k._score_groups, types={"allow_ptr": "*u8"}, BLOCK_WIDTH=256, **flags
+    ).asm["cubin"]
