@@ -25,6 +25,12 @@ class JaggedRows:
     history_lengths: Tensor
     num_candidates: Tensor
 
+    def to(self, device: torch.device) -> JaggedRows:
+        """The same layout on another device."""
+        if self.history_lengths.device == device:
+            return self
+        return JaggedRows(self.history_lengths.to(device), self.num_candidates.to(device))
+
     @cached_property
     def lengths(self) -> Tensor:
         """int64 [B], rows of each sequence."""

@@ -53,7 +53,8 @@ def run_locally(recipe: Recipe, folder: Path, *, on_line: OnLine | None = None) 
     Args:
         recipe: what to run.
         folder: gets ``summary.json``, ``report.html``, ``validation.html``, ``events.parquet``
-            (for servers that are to know the users) and ``pipeline.log``; what is there from an earlier run stays until the new run has succeeded.
+            (for servers that are to know the users) and ``pipeline.log``; what is there from an
+            earlier run stays until the new run has succeeded.
         on_line: see `OnLine`.
 
     Raises:

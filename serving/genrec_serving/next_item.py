@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genrec_cache.resident import ResidentTable
 from genrec_cache.table import EmbeddingTable
-from genrec_model.features.vocabulary import NUM_RESERVED
+from genrec_model.features.reserved import NUM_RESERVED
 
 
 class TopItems(NamedTuple):

@@ -13,8 +13,8 @@ import numpy as np
 
 from genrec_model.artifact import Artifact
 from genrec_model.errors import EngineError, RequestError
+from genrec_model.features.reserved import NUM_RESERVED
 from genrec_model.features.rows import Ints
-from genrec_model.features.vocabulary import NUM_RESERVED
 from genrec_serving.encoding import Encoder, user_rows
 from genrec_serving.engines.interface import RankCall, RecommendCall, Scored
 from genrec_serving.histories import HistoryStore

@@ -14,8 +14,8 @@ import torch
 
 from genrec_model.artifact import Artifact
 from genrec_model.export.onnx_export import export_onnx
+from genrec_model.features.reserved import NUM_RESERVED, NUM_RESERVED_ACTIONS
 from genrec_model.features.rows import Ints, UserRows, collate, with_candidates
-from genrec_model.features.vocabulary import NUM_RESERVED, NUM_RESERVED_ACTIONS
 from genrec_model.hstu import HSTU
 from genrec_serving.encoding import user_rows
 from genrec_serving.engines.interface import Scored, ScoringEngine

@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 
 from genrec_model.errors import DataError
-from genrec_model.features.vocabulary import UNKNOWN, UNKNOWN_ACTION
+from genrec_model.features.reserved import UNKNOWN, UNKNOWN_ACTION
 from genrec_serving.histories import ParquetHistories
 
 

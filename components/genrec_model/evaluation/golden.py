@@ -12,8 +12,8 @@ import torch
 
 from genrec_model.artifact import Artifact
 from genrec_model.features.prepare import Features
+from genrec_model.features.reserved import NUM_RESERVED, NUM_RESERVED_ACTIONS, UNKNOWN
 from genrec_model.features.rows import Ints, collate, history_rows, window_start, with_candidates
-from genrec_model.features.vocabulary import NUM_RESERVED, NUM_RESERVED_ACTIONS, UNKNOWN
 from genrec_model.hstu import HSTU
 
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 
 from genrec_model.evaluation.windows import TargetWindow, batched, target_windows, window_rows
+from genrec_model.features.reserved import NUM_RESERVED, UNKNOWN
 from genrec_model.features.rows import Ints, collate
 from genrec_model.features.sequences import UserSequences
-from genrec_model.features.vocabulary import NUM_RESERVED, UNKNOWN
 from genrec_model.hstu import HSTU, HSTUConfig
 
 CUTOFFS = (10, 50, 200)
@@ -79,8 +79,9 @@ def evaluate_retrieval(
         rows = collate([window_rows(sequences, window) for window in windows])
         offsets = rows.layout.offsets.tolist()
         at = [o + w.targets - w.first for o, w in zip(offsets, windows, strict=False)]
-        hidden = model(rows).index_select(0, torch.from_numpy(np.concatenate(at)))
-        return model.catalogue_scores(model.user_embedding(hidden))
+        places = torch.from_numpy(np.concatenate(at)).to(model.device)
+        hidden = model(rows).index_select(0, places)
+        return model.catalogue_scores(model.user_embedding(hidden)).cpu()
 
     windows = target_windows(sequences, targets, model.config)
     return rank_targets(sequences, windows, score, exclude_seen=exclude_seen)

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 
 from genrec_model.evaluation.windows import TargetWindow, batched, target_windows, window_rows
+from genrec_model.features.reserved import UNKNOWN
 from genrec_model.features.rows import Ints, UserRows, collate
 from genrec_model.features.sequences import NO_LABEL, UserSequences
-from genrec_model.features.vocabulary import UNKNOWN
 from genrec_model.hstu import HSTU
 
 CALIBRATION_BINS = 10
@@ -35,7 +35,8 @@ def predict_tasks(model: HSTU, sequences: UserSequences, targets: Ints) -> tuple
         rows = collate([_candidate_rows(sequences, window) for window in batch])
         hidden = model(rows)
         is_candidate = _candidate_mask(rows.layout.history_lengths, rows.layout.num_candidates)
-        probabilities.append(torch.sigmoid(model.task_logits(hidden[is_candidate])).numpy())
+        logits = model.task_logits(hidden[is_candidate.to(model.device)])
+        probabilities.append(torch.sigmoid(logits).cpu().numpy())
         chosen += [window.targets for window in batch]
     order = np.argsort(np.concatenate(chosen))
     return np.concatenate(chosen)[order], np.concatenate(probabilities)[order].astype(np.float64)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from genrec_kernels.reference import padded_hstu_attention
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 from genrec_model.export.hstu_op import hstu_attention_op
+from genrec_model.features.reserved import NO_ACTION, PADDING
 from genrec_model.features.rows import Ints, UserRows
-from genrec_model.features.vocabulary import NO_ACTION, PADDING
 from genrec_model.hstu import HSTU
 from genrec_model.hstu.layer import HSTULayer
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from genrec_model.artifact import Artifact
 from genrec_model.errors import GateFailed
 from genrec_model.export.padded import padded_inputs
+from genrec_model.features.reserved import NUM_RESERVED, NUM_RESERVED_ACTIONS
 from genrec_model.features.rows import Ints, UserRows, collate, history_rows, with_candidates
-from genrec_model.features.vocabulary import NUM_RESERVED, NUM_RESERVED_ACTIONS
 
 Array = npt.NDArray[Any]
 #: A runtime: padded inputs by name, to the outputs ``user`` and ``tasks``.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from genrec_kernels.jagged import JaggedRows
-from genrec_model.features.vocabulary import NO_ACTION, START
+from genrec_model.features.reserved import NO_ACTION, START
 
 Ints = npt.NDArray[np.int64]
 
@@ -42,6 +42,18 @@ class Rows:
     timestamps: Tensor
     positions: Tensor
     layout: JaggedRows
+
+    def to(self, device: torch.device) -> Rows:
+        """The same rows on another device."""
+        if self.items.device == device:
+            return self
+        return Rows(
+            items=self.items.to(device),
+            actions=self.actions.to(device),
+            timestamps=self.timestamps.to(device),
+            positions=self.positions.to(device),
+            layout=self.layout.to(device),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,14 +12,13 @@ import numpy.typing as npt
 import polars as pl
 
 from genrec_model.errors import ArtifactError, DataError
+from genrec_model.features.reserved import (
+    NUM_RESERVED,
+    NUM_RESERVED_ACTIONS,
+    UNKNOWN,
+    UNKNOWN_ACTION,
+)
 from genrec_model.files import replacing
-
-#: Item rows: padding, an item that the vocabulary lacks, and the row that starts every history.
-PADDING, UNKNOWN, START = 0, 1, 2
-NUM_RESERVED = 3
-#: Action rows: none (start row, candidates), and an action that the vocabulary lacks.
-NO_ACTION, UNKNOWN_ACTION = 0, 1
-NUM_RESERVED_ACTIONS = 2
 
 ItemId = int | str
 Index = npt.NDArray[np.int64]

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec_kernels.reference import hstu_attention
+from genrec_kernels.hstu_attention import hstu_attention
+from genrec_model.features.reserved import NUM_RESERVED
 from genrec_model.features.rows import Rows
-from genrec_model.features.vocabulary import NUM_RESERVED
 from genrec_model.hstu.config import HSTUConfig
 from genrec_model.hstu.layer import Attend, HSTULayer
 
@@ -63,8 +63,14 @@ class HSTU(nn.Module):
             x = layer(x, attend)
         return x
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.item_embedding.weight.device
+
     def forward(self, rows: Rows) -> Tensor:
-        """Hidden rows [R, W] of a jagged batch."""
+        """Hidden rows [R, W] of a jagged batch, which is brought to the model's device."""
+        rows = rows.to(self.device)
 
         def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return hstu_attention(
@@ -102,7 +108,10 @@ class HSTU(nn.Module):
 
     @torch.inference_mode()
     def score(self, rows: Rows) -> list[UserScores]:
-        """Score each sequence's candidates from its history (which needs its start row)."""
+        """Score each sequence's candidates from its history (which needs its start row).
+
+        The scores come back on the CPU.
+        """
         hidden = self(rows)
         out = []
         for rows_of_user, length in zip(
@@ -110,6 +119,6 @@ class HSTU(nn.Module):
             rows.layout.history_lengths.tolist(),
             strict=True,
         ):
-            user = self.user_embedding(rows_of_user[length - 1])
-            out.append(UserScores(user, self.task_logits(rows_of_user[length:])))
+            user = self.user_embedding(rows_of_user[length - 1]).cpu()
+            out.append(UserScores(user, self.task_logits(rows_of_user[length:]).cpu()))
         return out

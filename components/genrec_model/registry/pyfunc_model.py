@@ -16,8 +16,8 @@ from mlflow.pyfunc import PythonModel
 from genrec_model.artifact import Artifact
 from genrec_model.errors import RequestError
 from genrec_model.evaluation.golden import recommend_offline
+from genrec_model.features.reserved import NUM_RESERVED
 from genrec_model.features.rows import window_start
-from genrec_model.features.vocabulary import NUM_RESERVED
 
 
 class Recommender(PythonModel):

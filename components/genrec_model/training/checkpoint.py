@@ -21,7 +21,7 @@ class TrainingState:
         fingerprint: of data, model and options; a checkpoint of another training is not used.
         epoch: epochs done.
         model, optimizer, scheduler: their state dicts.
-        generator: torch's random state.
+        generator: torch's random state on the CPU; dropout on a GPU starts anew.
         numpy_state: state of the generator of order and sampling.
         history: one record an epoch.
         best: weights of the best epoch so far, by validation.
@@ -49,7 +49,7 @@ class TrainingState:
         """The checkpoint at `path`, or None where there is none of this very training."""
         if not path.is_file():
             return None
-        values = torch.load(path, weights_only=True)
+        values = torch.load(path, map_location="cpu", weights_only=True)
         return cls(**values) if values["fingerprint"] == fingerprint else None
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genrec_model.features.vocabulary import NUM_RESERVED
+from genrec_model.features.reserved import NUM_RESERVED
 from genrec_model.hstu import HSTU
 from genrec_model.training.windows import TrainingBatch
 

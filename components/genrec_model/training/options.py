@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from genrec_model.errors import ConfigError
 
 
@@ -23,6 +25,8 @@ class TrainingOptions:
         task_candidates: candidate rows of a window for which the tasks are learnt.
         validation_targets: events of the validation period on which each epoch is measured.
         seed: of weights, order, dropout and sampling.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one. On a GPU attention
+            runs in the Triton kernels.
     """
 
     epochs: int = 12
@@ -34,14 +38,28 @@ class TrainingOptions:
     task_candidates: int = 32
     validation_targets: int = 2000
     seed: int = 7
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         at_least = {"epochs": 1, "batch_rows": 1, "num_negatives": 0, "task_candidates": 0}
         for name, least in {**at_least, "validation_targets": 1}.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}; at least {least}")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"training.device is {self.device!r}; use auto, cpu or cuda")
         if not self.learning_rate > 0:
             raise ConfigError(f"training.learning_rate is {self.learning_rate}; it must be above 0")
+
+    def torch_device(self) -> torch.device:
+        """The device that `device` means on this machine.
+
+        Raises:
+            ConfigError: a GPU is asked for and there is none.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("training.device is cuda; this machine has no GPU that torch can use")
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(found if self.device == "auto" else self.device)
 
     def to_dict(self) -> dict[str, Any]:
         """All options by name."""

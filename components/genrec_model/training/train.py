@@ -50,7 +50,9 @@ def train(
     """
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
-    model = HSTU(config)
+    device = options.torch_device()
+    model = HSTU(config).to(device)
+    logger.info("training on %s", device)
     sequences = features.sequences()
     split = features.dataset.split
     windows = training_windows(sequences, split, config.max_history)
@@ -106,7 +108,7 @@ def train(
         if on_epoch is not None:
             on_epoch(epoch, record)
     model.load_state_dict(state.best)
-    return model.eval(), state.history
+    return model.cpu().eval(), state.history
 
 
 def _train_epoch(
@@ -125,7 +127,7 @@ def _train_epoch(
     rows = sum(window.stop - window.start for window in windows)
     with progress(f"epoch {epoch}/{options.epochs}", rows) as advance:
         for batch in epoch_batches(sequences, windows, features.dataset.split, options, rng):
-            loss = losses(model, batch, num_negatives=options.num_negatives)
+            loss = losses(model, batch.to(model.device), num_negatives=options.num_negatives)
             optimizer.zero_grad(set_to_none=True)
             (loss.next_item + options.task_weight * loss.tasks).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from genrec_model.features.reserved import UNKNOWN
 from genrec_model.features.rows import Ints, Rows, UserRows, collate, history_rows
 from genrec_model.features.sequences import NO_LABEL, UserSequences
 from genrec_model.features.split import TimeSplit
-from genrec_model.features.vocabulary import UNKNOWN
 from genrec_model.training.options import TrainingOptions
 
 
@@ -44,6 +44,16 @@ class TrainingBatch:
     task_rows: Tensor
     labels: Tensor
     known: Tensor
+
+    def to(self, device: torch.device) -> TrainingBatch:
+        """The same batch on another device."""
+        return TrainingBatch(
+            rows=self.rows.to(device),
+            **{
+                name: getattr(self, name).to(device)
+                for name in ("next_rows", "next_items", "task_rows", "labels", "known")
+            },
+        )
 
 
 def training_windows(sequences: UserSequences, split: TimeSplit, max_history: int) -> list[Window]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
 
-from genrec_model.features.vocabulary import NO_ACTION
+from genrec_model.features.reserved import NO_ACTION
 from genrec_model.hstu import HSTU
 from genrec_model.hstu.layer import HSTULayer
 from genrec_serving.next_item import NextItem

@@ -12,8 +12,9 @@ from genrec_model.data.dataset import Dataset
 from genrec_model.errors import ArtifactError, ConfigError, DataError
 from genrec_model.features.digest import dataset_digest
 from genrec_model.features.prepare import Features, prepare_features
+from genrec_model.features.reserved import NUM_RESERVED, UNKNOWN
 from genrec_model.features.split import TimeSplit
-from genrec_model.features.vocabulary import NUM_RESERVED, UNKNOWN, Vocabulary
+from genrec_model.features.vocabulary import Vocabulary
 
 
 def test_vocabulary_knows_the_training_period_only(cyclic: Dataset, tmp_path: Path) -> None:

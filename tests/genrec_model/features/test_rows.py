@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genrec_model.features.reserved import NO_ACTION, START
 from genrec_model.features.rows import collate, history_rows, window_start, with_candidates
-from genrec_model.features.vocabulary import NO_ACTION, START
 
 
 @given(

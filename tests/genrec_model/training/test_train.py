@@ -10,7 +10,7 @@ import torch
 
 from genrec_model.errors import ConfigError
 from genrec_model.features.prepare import Features
-from genrec_model.features.vocabulary import START
+from genrec_model.features.reserved import START
 from genrec_model.hstu import HSTU, HSTUConfig
 from genrec_model.training.loss import losses, sampled_softmax
 from genrec_model.training.options import TrainingOptions
@@ -180,3 +180,13 @@ def test_options_that_follow_from_the_data(features: Features) -> None:
     for name in ("num_items", "nonsense"):
         with pytest.raises(ConfigError, match=f"model.{name}"):
             model_config(features, {name: 3})
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert TrainingOptions().torch_device() == torch.device("cpu")
+    with pytest.raises(ConfigError, match="no GPU"):
+        TrainingOptions(device="cuda").torch_device()
+    with pytest.raises(ConfigError, match="use auto, cpu or cuda"):
+        TrainingOptions(device="tpu")

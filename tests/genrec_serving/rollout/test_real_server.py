@@ -10,7 +10,7 @@ import pytest
 
 from genrec_model.artifact import Artifact
 from genrec_model.evaluation.golden import recommend_offline
-from genrec_model.features.vocabulary import NUM_RESERVED, NUM_RESERVED_ACTIONS
+from genrec_model.features.reserved import NUM_RESERVED, NUM_RESERVED_ACTIONS
 from genrec_serving.local_server import LocalModelServer
 from genrec_serving.rollout.local import run_local_rollout
 from genrec_serving.rollout.plan import SLO, RolloutPlan
