@@ -25,7 +25,8 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
-from genrec_kernels.reference import paged_hstu_attention
+from genrec_kernels.page_write import page_write
+from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_model.hstu import HSTUConfig
 from genrec_model.hstu.layer import HSTULayer
 
@@ -39,12 +40,16 @@ class PageMetadata:
         row_offsets: int32 [B + 1], first new row of each request.
         page_table: int32 [B, M], pages of each request.
         slots: int64 [R or more], ``page · S + row in page`` of each new row.
+        max_new_rows: most new rows of one request.
+        max_keys: most rows of one request, new ones and those before them.
     """
 
     num_rows: int
     row_offsets: Tensor
     page_table: Tensor
     slots: Tensor
+    max_new_rows: int
+    max_keys: int
 
 
 class PageMetadataBuilder(AttentionMetadataBuilder):
@@ -68,6 +73,8 @@ class PageMetadataBuilder(AttentionMetadataBuilder):
             row_offsets=common.query_start_loc[: common.num_reqs + 1],
             page_table=common.block_table_tensor[: common.num_reqs],
             slots=common.slot_mapping[: common.num_actual_tokens],
+            max_new_rows=common.max_query_len,
+            max_keys=common.max_seq_len,
         )
 
 
@@ -159,6 +166,8 @@ class PagedRows:
         key_limits: int64 [R], rows of its request's pages that a row sees besides itself.
         timestamps: int64 [R], unix seconds.
         timestamp_pages: int64 [P, S].
+        max_new_rows: most rows of one request, if known.
+        max_keys: most rows that a row sees, if known.
     """
 
     page_table: Tensor
@@ -166,6 +175,8 @@ class PagedRows:
     key_limits: Tensor
     timestamps: Tensor
     timestamp_pages: Tensor
+    max_new_rows: int | None = None
+    max_keys: int | None = None
 
 
 class PagedHSTUAttention(PagedLayer):
@@ -186,10 +197,7 @@ class PagedHSTUAttention(PagedLayer):
 
     def write(self, k: Tensor, v: Tensor, slots: Tensor) -> None:
         """Put keys and values [R, H, D] into the pages, before anything of the step reads them."""
-        pages = self.pages
-        page_size = pages.shape[2]
-        kv_RHE = torch.cat([k, v], dim=-1).to(pages.dtype)
-        pages[slots // page_size, :, slots % page_size, :] = kv_RHE
+        page_write(k, v, slots, kv_pages=self.pages)
 
     def attend(self, layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor, rows: PagedRows) -> Tensor:
         """[R, H, D] each, to [R, H, D]; writes nothing."""
@@ -206,4 +214,6 @@ class PagedHSTUAttention(PagedLayer):
             alpha=self.config.alpha,
             norm_length=self.config.norm_length,
             bias=layer.bias,
+            max_new_rows=rows.max_new_rows,
+            max_keys=rows.max_keys,
         )

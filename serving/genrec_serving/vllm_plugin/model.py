@@ -115,6 +115,8 @@ class GenrecHSTU(nn.Module):
             key_limits=positions[:n],
             timestamps=rows.timestamps[:n],
             timestamp_pages=self.timestamps.times,
+            max_new_rows=metadata.max_new_rows,
+            max_keys=metadata.max_keys,
         )
 
         def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -173,6 +175,8 @@ class GenrecHSTU(nn.Module):
             key_limits=limits_R,
             timestamps=times_R,
             timestamp_pages=step.timestamp_pages,
+            max_new_rows=int(sizes.max()),
+            max_keys=max(one.history_rows for one in candidates),
         )
 
         def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
