@@ -83,10 +83,12 @@ def hstu_attention(
             )
         backend = chosen
     if max_rows is None:
+        if torch.compiler.is_compiling():
+            raise ValueError("max_rows must be given where hstu_attention is compiled or exported")
         max_rows = rows.max_history + rows.max_candidates
     tables = (None, None, None) if bias is None else tuple(bias)
     out: Tensor = _hstu_attention(
-        *(q, k, v, rows.offsets, rows.history_lengths, key_limits, timestamps, *tables),
+        *(q, k, v, _offsets(rows), rows.history_lengths, key_limits, timestamps, *tables),
         max_rows,
         alpha,
         norm_length,
@@ -119,6 +121,14 @@ def _check(
         )
     if norm_length < 1 or (window is not None and window < 1):
         raise ValueError(f"norm_length ({norm_length}) and window ({window}) must be positive")
+
+
+def _offsets(rows: JaggedRows) -> Tensor:
+    if not torch.compiler.is_compiling():
+        return rows.offsets
+    # Python 3.11's cached_property takes a lock, which the compiler cannot follow.
+    lengths = rows.history_lengths + rows.num_candidates
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 
 
 def _offered(q: Tensor, v: Tensor, bias: RelativeBias | None) -> tuple[Backend, ...]:

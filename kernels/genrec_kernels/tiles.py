@@ -22,6 +22,8 @@ class Tile:
         warps: warps a program.
         stages: depth of the software pipeline.
         tma: load keys and values through tensor descriptors (compute capability 9.0 or later).
+        registers: most registers a thread, so that more programs share a multiprocessor; 0 leaves
+            it to the compiler.
     """
 
     rows: int
@@ -29,12 +31,19 @@ class Tile:
     warps: int
     stages: int
     tma: bool = False
+    registers: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (("rows", 16), ("keys", 16), ("warps", 1), ("stages", 1)):
             value = getattr(self, name)
             if value < least or (name != "stages" and value & (value - 1)):
                 raise ValueError(f"{name} of a tile must be a power of two from {least}: {value}")
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Triton's launch options."""
+        limit = {"maxnreg": self.registers} if self.registers else {}
+        return {"num_warps": self.warps, "num_stages": self.stages, **limit}
 
 
 @dataclass(frozen=True, kw_only=True)

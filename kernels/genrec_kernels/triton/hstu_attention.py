@@ -75,7 +75,7 @@ class AttentionArguments:
         shape = ShapeClass(
             kernel=kernel,
             bits=self.q.element_size() * 8,
-            width=_tile_width(widest),
+            width=tile_width(widest),
             bias=self.bias is not None,
         )
         return tile_for(shape, *_gpu(self.q.device.index))
@@ -124,8 +124,8 @@ class AttentionArguments:
             "H": self.q.shape[1],
             "DK": self.q.shape[2],
             "DV": self.v.shape[2],
-            "DK_TILE": _tile_width(self.q.shape[2]),
-            "DV_TILE": _tile_width(self.v.shape[2]),
+            "DK_TILE": tile_width(self.q.shape[2]),
+            "DV_TILE": tile_width(self.v.shape[2]),
             "HAS_WINDOW": self.window is not None,
             "FAST": self.q.element_size() == 2 and not interpreted,
             "INTERPRETED": interpreted,
@@ -165,8 +165,7 @@ def forward(a: AttentionArguments) -> Tensor:
             CLAMP=a.num_positions < a.max_rows,
             TMA=tma,
             **a.constants,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
+            **tile.options,
         )
     return out
 
@@ -213,8 +212,7 @@ def _backward_q(a: AttentionArguments, grad_out: Tensor, grad_q: Tensor) -> None
             N=tile.keys,
             HAS_BIAS=a.bias is not None,
             **a.constants,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
+            **tile.options,
         )
 
 
@@ -245,8 +243,7 @@ def _backward_kv(a: AttentionArguments, grad_out: Tensor, grad_k: Tensor, grad_v
             N=tile.keys,
             HAS_BIAS=a.bias is not None,
             **a.constants,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
+            **tile.options,
         )
 
 
@@ -283,8 +280,7 @@ def _backward_bias(
                 1 / a.norm_length,
                 M=tile.rows,
                 **a.constants,
-                num_warps=tile.warps,
-                num_stages=tile.stages,
+                **tile.options,
             )
     return (
         grad_position.sum(0).to(bias.position.dtype),
@@ -292,7 +288,20 @@ def _backward_bias(
     )
 
 
-def _tile_width(width: int) -> int:
+def backward_part(kernel: str, a: AttentionArguments, grad_out: Tensor) -> None:
+    """One kernel of the backward by its name, its result dropped: for tuning."""
+    if kernel == "backward_q":
+        _backward_q(a, grad_out, torch.empty_like(a.q))
+    elif kernel == "backward_kv":
+        _backward_kv(a, grad_out, torch.empty_like(a.k), torch.empty_like(a.v))
+    elif kernel == "bias_gradient" and a.bias is not None:
+        _backward_bias(a, a.bias, grad_out)
+    else:
+        raise ValueError(f"no kernel {kernel!r} with these arguments")
+
+
+def tile_width(width: int) -> int:
+    """Width of a tile for heads of a width: the next power of two from 16."""
     return max(16, int(triton.next_power_of_2(width)))
 
 
@@ -305,7 +314,7 @@ def _fits_descriptor(x: Tensor) -> bool:
     """Whether the copy engine can read [R, H, D] as a matrix [R, H·D]."""
     width = x.shape[2]
     aligned = x.data_ptr() % 16 == 0 and x.stride(0) * x.element_size() % 16 == 0
-    return aligned and x.stride(1) == width and width == _tile_width(width)
+    return aligned and x.stride(1) == width and width == tile_width(width)
 
 
 def _descriptor(x: Tensor, tile_rows: int) -> TensorDescriptor:
