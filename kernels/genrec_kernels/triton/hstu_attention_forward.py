@@ -121,22 +121,23 @@ def hstu_attention_forward(
                 mask=None if DK == DK_TILE else (dk_D < DK)[None, :] & (key_N >= 0)[:, None],
                 other=None if DK == DK_TILE else 0.0,
             )
-        if HAS_BIAS:  # loaded before the product, so that loads and product overlap
-            position_MN = half_position_bias(
+        if HAS_BIAS:
+            bias_MN = half_position_bias(
                 limit_M[:, None], key_N[None, :], pairs_ptr, num_positions, True, CLAMP, INTERPRETED
             )
-        half_MN = dot(q_MD, tl.trans(k_ND), zero_MN, INTERPRETED) * half_alpha
         if HAS_BIAS:
-            half_MN += position_MN
             k_sec_N = tl.load(seconds_ptr + key_N)
-            half_MN = add_half_time_bias(
-                half_MN,
+            bias_MN = add_half_time_bias(
+                bias_MN,
                 q_sec_M[:, None],
                 k_sec_N[None, :],
                 *tile_times(tiles_ptr, row_tile, first_key // N, tile_places),
                 cells_ptr,
                 INTERPRETED,
             )
+        half_MN = dot(q_MD, tl.trans(k_ND), zero_MN, INTERPRETED) * half_alpha
+        if HAS_BIAS:
+            half_MN += bias_MN
         weight_MN = silu_of_half(half_MN, FAST)
         if TMA:
             v_ND = v_tiles.load([flat_row, head * DV])
