@@ -96,7 +96,9 @@ class Recorder:
         )  # fmt: skip
         new = not self._path.exists()
         with self._path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Record)])
+            writer = csv.DictWriter(
+                file, [field.name for field in fields(Record)], lineterminator="\n"
+            )
             if new:
                 writer.writeheader()
             writer.writerow(asdict(row))

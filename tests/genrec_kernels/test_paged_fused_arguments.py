@@ -1,0 +1,111 @@
+"""Public ops of the paged path: what they refuse, and what they do where no kernel runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genrec_kernels import reference
+from genrec_kernels.fused_norm_gate import norm_gate
+from genrec_kernels.page_write import page_write
+from genrec_kernels.paged_hstu_attention import paged_hstu_attention
+from genrec_kernels.top_k import top_k
+
+
+def arguments(**changes: object) -> dict[str, object]:
+    g = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 4, 2, 8, generator=g, dtype=torch.float64)
+    return {
+        "q": q,
+        "k": k,
+        "v": v,
+        "kv_pages": torch.randn(3, 2, 16, 16, generator=g, dtype=torch.float64),
+        "timestamp_pages": torch.zeros(3, 16, dtype=torch.int64),
+        "page_table": torch.tensor([[2, 0], [1, 9]]),
+        "row_offsets": torch.tensor([0, 3, 4]),
+        "key_limits": torch.tensor([17, 30, 2, 16]),
+        "timestamps": torch.zeros(4, dtype=torch.int64),
+        "alpha": 0.5,
+        "norm_length": 32,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": torch.zeros(4, 2, 9)}, "alike"),
+        ({"kv_pages": torch.zeros(3, 4, 16, 16)}, r"\[P, 2, S, 2·D\]"),
+        ({"kv_pages": torch.zeros(3, 2, 16, 8)}, "rows of 2·8"),
+        ({"timestamp_pages": torch.zeros(3, 8)}, r"\[3, 16\]"),
+        ({"row_offsets": torch.zeros(2)}, r"\[B \+ 1\]"),
+        ({"key_limits": torch.zeros(5)}, r"must be \[4\]"),
+        ({"timestamps": torch.zeros(4)}, "int64"),
+    ],
+)
+def test_attention_refuses(changes: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        paged_hstu_attention(**arguments(**changes))
+
+
+def test_attention_without_a_gpu_is_the_reference() -> None:
+    out = paged_hstu_attention(**arguments(), max_new_rows=3, max_keys=30)
+    assert torch.equal(out, reference.paged_hstu_attention(**arguments()))
+
+
+def test_page_write_refuses() -> None:
+    k, slots, pages = torch.zeros(3, 2, 8), torch.arange(3), torch.zeros(1, 2, 16, 16)
+    with pytest.raises(ValueError, match=r"slots \[R\]"):
+        page_write(k, k, slots[:2], kv_pages=pages)
+    with pytest.raises(ValueError, match=r"kv_pages must be \[P, 2, S, 16\]"):
+        page_write(k, k, slots, kv_pages=pages[..., :8])
+    with pytest.raises(ValueError, match="come together"):
+        page_write(k, k, slots, kv_pages=pages, timestamps=slots)
+
+
+def test_page_write_without_a_gpu() -> None:
+    k, v = torch.randn(2, 3, 2, 8).unbind()
+    pages, times = torch.zeros(2, 2, 16, 16), torch.zeros(2, 16, dtype=torch.int64)
+    slots, now = torch.tensor([17, -1, 3]), torch.tensor([5, 6, 7])
+    page_write(k, v, slots, kv_pages=pages, timestamps=now, timestamp_pages=times)
+    assert torch.equal(pages[1, :, 1], torch.cat([k[0], v[0]], -1))
+    assert torch.equal(pages[0, :, 3], torch.cat([k[2], v[2]], -1))
+    assert int(pages.count_nonzero()) == 2 * 2 * 16
+    assert times.nonzero().tolist() == [[0, 3], [1, 1]]
+
+
+def test_norm_gate() -> None:
+    x, u = torch.randn(2, 3, 4, 8, dtype=torch.float64, requires_grad=True).unbind()
+    weight, bias = torch.randn(2, 8, dtype=torch.float64, requires_grad=True).unbind()
+    expected = F.layer_norm(x, (8,), weight, bias, 1e-6) * u
+    torch.testing.assert_close(norm_gate(x, u, weight, bias), expected)
+    leaves = [t.detach().requires_grad_() for t in (x, u, weight, bias)]
+    assert torch.autograd.gradcheck(norm_gate, leaves)
+    compiled = torch.compile(norm_gate, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*leaves), expected)
+    with pytest.raises(ValueError, match=r"\[\.\.\., W\]"):
+        norm_gate(x, u, weight[:4], bias)
+
+
+def test_top_k_refuses() -> None:
+    users, items = torch.zeros(2, 8), torch.zeros(9, 8)
+    with pytest.raises(ValueError, match=r"\[B, W\]"):
+        top_k(users, items[:, :4], 3)
+    with pytest.raises(ValueError, match="one dtype"):
+        top_k(users, items.double(), 3)
+    for k in (0, 1025):
+        with pytest.raises(ValueError, match="1 to 1024"):
+            top_k(users, items, k)
+    with pytest.raises(ValueError, match=r"exclude must be \[2, E\]"):
+        top_k(users, items, 3, exclude=torch.zeros(3, 1, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"bool \[9\]"):
+        top_k(users, items, 3, allow=torch.zeros(9))
+
+
+def test_top_k_without_a_gpu() -> None:
+    users, items = torch.eye(2, 4), torch.tensor([[1.0, 0, 0, 0], [3, 1, 0, 0], [2, 2, 0, 0]])
+    found = top_k(users, items, 5, exclude=torch.tensor([[1], [-1]]))
+    assert found.items.tolist() == [[2, 0, -1], [2, 1, 0]]
+    assert found.scores.tolist() == [[2.0, 1.0, -torch.inf], [2.0, 1.0, 0.0]]
