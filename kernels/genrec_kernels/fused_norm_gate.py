@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.reference import norm_gate as reference
 
@@ -72,9 +73,10 @@ def _norm_gate(
     x: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, backend: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     run = _implementation(x, backend).norm_gate
-    out, mean, rstd = run(
-        _whole_rows(x), _whole_rows(u), weight.contiguous(), bias.contiguous(), eps
-    )
+    with on_device_of(x):
+        out, mean, rstd = run(
+            _whole_rows(x), _whole_rows(u), weight.contiguous(), bias.contiguous(), eps
+        )
     return out, mean, rstd
 
 
@@ -97,9 +99,10 @@ def _norm_gate_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     run = _implementation(x, backend).norm_gate_backward
     rows = (_whole_rows(t) for t in (grad, x, u))
-    grad_x, grad_u, grad_weight, grad_bias = run(
-        *rows, weight.contiguous(), bias.contiguous(), mean, rstd
-    )
+    with on_device_of(x):
+        grad_x, grad_u, grad_weight, grad_bias = run(
+            *rows, weight.contiguous(), bias.contiguous(), mean, rstd
+        )
     return grad_x, grad_u, grad_weight, grad_bias
 
 

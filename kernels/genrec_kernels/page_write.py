@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.reference.page_write import page_write as page_write_reference
 
@@ -75,14 +76,15 @@ def _page_write(
         return
     from genrec_kernels.triton import page_write as kernels
 
-    kernels.page_write(
-        k if k.stride(2) == 1 else k.contiguous(),
-        v if v.stride(2) == 1 else v.contiguous(),
-        slots.contiguous(),
-        kv_pages=kv_pages,
-        timestamps=None if timestamps is None else timestamps.contiguous(),
-        timestamp_pages=timestamp_pages,
-    )
+    with on_device_of(k):
+        kernels.page_write(
+            k if k.stride(2) == 1 else k.contiguous(),
+            v if v.stride(2) == 1 else v.contiguous(),
+            slots.contiguous(),
+            kv_pages=kv_pages,
+            timestamps=None if timestamps is None else timestamps.contiguous(),
+            timestamp_pages=timestamp_pages,
+        )
 
 
 @_page_write.register_fake

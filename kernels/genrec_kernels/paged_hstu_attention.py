@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from genrec_kernels import reference
+from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.relative_bias import RelativeBias
 
@@ -131,13 +132,14 @@ def _paged_hstu_attention(
         page_size=kv_pages.shape[2],
         **_gpu(q.device),
     )
-    return kernels.paged_hstu_attention(
-        *(_rows_contiguous(x) for x in (q, k, v)), kv_pages=kv_pages,
-        timestamp_pages=timestamp_pages, page_table=_rows_contiguous(page_table),
-        row_offsets=row_offsets.contiguous(), key_limits=key_limits.contiguous(),
-        timestamps=timestamps.contiguous(), alpha=alpha, norm_length=norm_length, bias=bias,
-        plan=plan,
-    )  # fmt: skip
+    with on_device_of(q):
+        return kernels.paged_hstu_attention(
+            *(_rows_contiguous(x) for x in (q, k, v)), kv_pages=kv_pages,
+            timestamp_pages=timestamp_pages, page_table=_rows_contiguous(page_table),
+            row_offsets=row_offsets.contiguous(), key_limits=key_limits.contiguous(),
+            timestamps=timestamps.contiguous(), alpha=alpha, norm_length=norm_length, bias=bias,
+            plan=plan,
+        )  # fmt: skip
 
 
 @_paged_hstu_attention.register_fake

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.reference.top_k import leave_out
 from genrec_kernels.reference.top_k import top_k as top_k_reference
@@ -103,13 +104,14 @@ def _top_k(
         return _by_all_scores(users, items, k, exclude, allow)
     from genrec_kernels.triton.top_k import top_k as top_k_triton
 
-    return top_k_triton(
-        users if users.stride(1) == 1 else users.contiguous(),
-        items if items.stride(1) == 1 else items.contiguous(),
-        k,
-        exclude=None if exclude is None else exclude.contiguous(),
-        allow=None if allow is None else allow.contiguous(),
-    )
+    with on_device_of(users):
+        return top_k_triton(
+            users if users.stride(1) == 1 else users.contiguous(),
+            items if items.stride(1) == 1 else items.contiguous(),
+            k,
+            exclude=None if exclude is None else exclude.contiguous(),
+            allow=None if allow is None else allow.contiguous(),
+        )
 
 
 def _by_all_scores(
