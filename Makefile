@@ -66,7 +66,7 @@ compile: $(READY)  ## the pipeline as Kubeflow YAML, in runs/
 	$(BIN)/genrec compile --out runs/genrec-pipeline.yaml
 
 bench: $(READY)  ## serving benchmark of the registered champion, appended to the records
-	$(BIN)/genrec bench
+	$(BIN)/genrec bench serve
 
 serve: $(READY)  ## the champion on http://127.0.0.1:8080
 	$(BIN)/genrec serve

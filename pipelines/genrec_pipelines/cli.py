@@ -43,7 +43,7 @@ app.command()(rollout)
 app.command()(promote)
 app.command()(rollback)
 app.command()(versions)
-app.command()(bench)
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

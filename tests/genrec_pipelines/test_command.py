@@ -51,7 +51,7 @@ def test_compile_writes_yaml(genrec: Genrec, tmp_path: Path) -> None:
         (["rollback", "--model-name", "nobody"], "has no champion"),
         (["rollout", "--model-name", "nobody"], "neither a champion nor a challenger"),
         (["submit", "--host", "http://127.0.0.1:9", "--dataset", "kuairand"], "did not take"),
-        (["bench", "--model", "models:/nobody@champion"], "has no alias"),
+        (["bench", "serve", "--model", "models:/nobody@champion"], "has no alias"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(
