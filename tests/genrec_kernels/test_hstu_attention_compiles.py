@@ -71,7 +71,7 @@ def compile_for_hopper(kernel, dtype: str, tile: Tile, *, bias: bool = True, wid
     return triton.compile(
         source,
         target=GPUTarget("cuda", 90, 32),
-        options={"num_warps": tile.warps, "num_stages": tile.stages},
+        options=tile.options,
     )
 
 

@@ -67,5 +67,5 @@ def where_and_when(commit: str) -> dict[str, str]:
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit,
         "gpu": torch.cuda.get_device_name(),
-        "software": f"torch {torch.__version__} triton {triton.__version__}",
+        "software": f"torch {torch.__version__}; triton {triton.__version__}",
     }

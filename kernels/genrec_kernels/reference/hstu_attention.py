@@ -65,12 +65,13 @@ def hstu_attention(
         visible_BTL &= key_L >= limit_BT[:, :, None] - window
     visible_BTL = visible_BTL | (key_L == row_T[:, None])
     weights_BHTL = F.silu(scores_BHTL) * visible_BTL[:, None] / norm_length
-    out_BTHD = torch.einsum("bhtl,blhd->bthd", weights_BHTL, v_BTHD[:, :length])
+    # Tables are often wider than v: float32 parameters beside bfloat16 rows.
+    out_BTHD = torch.einsum("bhtl,blhd->bthd", weights_BHTL.to(v.dtype), v_BTHD[:, :length])
 
     if rows.max_candidates:  # a candidate's own key is not among the L history keys
         own_BCH = (q_BTHD[:, length:] * k_BTHD[:, length:]).sum(-1) * alpha
         if bias is not None:
             own_BCH = own_BCH + bias.self_bias()
-        own_BCHD = (F.silu(own_BCH) / norm_length)[..., None] * v_BTHD[:, length:]
+        own_BCHD = (F.silu(own_BCH) / norm_length)[..., None].to(v.dtype) * v_BTHD[:, length:]
         out_BTHD = torch.cat([out_BTHD[:, :length], out_BTHD[:, length:] + own_BCHD], 1)
     return rows.unpad(out_BTHD)

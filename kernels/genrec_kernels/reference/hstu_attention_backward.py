@@ -68,9 +68,11 @@ def hstu_attention_backward(
 
     grad_weight_BHTT = torch.einsum("bihd,bjhd->bhij", grad_BTHD, v_BTHD)
     grad_score_BHTT = grad_weight_BHTT * slope_BHTT * mask_B1TT
-    grad_q = rows.unpad(torch.einsum("bhij,bjhd->bihd", grad_score_BHTT, k_BTHD)) * alpha
-    grad_k = rows.unpad(torch.einsum("bhij,bihd->bjhd", grad_score_BHTT, q_BTHD)) * alpha
-    grad_v = rows.unpad(torch.einsum("bhij,bihd->bjhd", weight_BHTT * mask_B1TT, grad_BTHD))
+    masked_BHTT = (weight_BHTT * mask_B1TT).to(v.dtype)
+    scaled_BHTT = (grad_score_BHTT * alpha).to(q.dtype)
+    grad_q = rows.unpad(torch.einsum("bhij,bjhd->bihd", scaled_BHTT, k_BTHD))
+    grad_k = rows.unpad(torch.einsum("bhij,bihd->bjhd", scaled_BHTT, q_BTHD))
+    grad_v = rows.unpad(torch.einsum("bhij,bihd->bjhd", masked_BHTT, grad_BTHD))
     if bias is None:
         return HSTUAttentionGradients(grad_q, grad_k, grad_v, None, None)
     grad_bias = grad_score_BHTT.sum(1).flatten().to(bias.position.dtype)
