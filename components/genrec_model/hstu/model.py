@@ -70,6 +70,8 @@ class HSTU(nn.Module):
 
     def forward(self, rows: Rows) -> Tensor:
         """Hidden rows [R, W] of a jagged batch, which is brought to the model's device."""
+        # Lengths are read where the batch was made, so that nothing waits for a GPU.
+        max_rows = rows.layout.max_history + rows.layout.max_candidates
         rows = rows.to(self.device)
 
         def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -83,6 +85,7 @@ class HSTU(nn.Module):
                 alpha=self.config.alpha,
                 norm_length=self.config.norm_length,
                 bias=layer.bias,
+                max_rows=max_rows,
             )
 
         return self.run_layers(self.embed(rows.items, rows.actions, rows.positions), attend)

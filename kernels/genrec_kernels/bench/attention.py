@@ -25,9 +25,8 @@ from triton.testing import do_bench
 import genrec_kernels.hstu_attention  # noqa: F401  (registers the operators)
 from genrec_kernels.bench.attention_baselines import MOST_SCORES, compiled, exact, flex, plain
 from genrec_kernels.bench.attention_inputs import AttentionCase, AttentionInputs, make_inputs
-from genrec_kernels.bench.records import Record, append_records, where_and_when
+from genrec_kernels.bench.records import RECORDS, Record, append_records, where_and_when
 
-RECORDS = Path(__file__).parents[2] / "bench" / "records.csv"
 #: Rows of the batch whose output is compared to float64.
 CHECKED_ROWS = [700, 97, 64, 331, 512]
 _SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}

@@ -19,7 +19,7 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from genrec_kernels.bench.attention import RECORDS
+from genrec_kernels.bench.records import RECORDS
 
 _CASE = re.compile(r"attn-(fwd|bwd)-(uniform|varied)-(\d+)(-bias)?")
 _COLOURS = {

@@ -11,6 +11,9 @@ from pathlib import Path
 import torch
 import triton
 
+#: Where every benchmark of this package appends, unless told otherwise.
+RECORDS = Path(__file__).parents[2] / "bench" / "records.csv"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:

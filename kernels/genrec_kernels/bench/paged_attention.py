@@ -1,6 +1,6 @@
 """Attention of new rows over cached ones, in pages and contiguous: checked and timed in one run.
 
-    python kernels/bench/paged_attention.py --commit $(git rev-parse --short HEAD)
+    python -m genrec_kernels.bench.paged_attention --commit $(git rev-parse --short HEAD)
 
 `attn-paged-…`: pages of 64 rows in random order. `attn-delta-…`: the same kernel with one page a
 request, so that each head's keys and values are contiguous. New rows are candidates of one
@@ -12,14 +12,23 @@ from __future__ import annotations
 import argparse
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from paged_measure import Recorder, copy_bandwidth, relative_error, time_eager, time_graph
 from torch import Tensor
 
 from genrec_kernels import reference
+from genrec_kernels.bench.paged_measure import (
+    Recorder,
+    copy_bandwidth,
+    relative_error,
+    time_eager,
+    time_graph,
+)
+from genrec_kernels.bench.records import RECORDS
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 
@@ -64,7 +73,7 @@ class Shape:
         return 4 * self.batch * self.new * self.cached * self.heads * self.width
 
 
-def make_layers(shape: Shape) -> list[dict[str, object]]:
+def make_layers(shape: Shape) -> list[dict[str, Any]]:
     """Arguments of each layer: its own rows and pages; places, limits and times are shared."""
     g = torch.Generator("cuda").manual_seed(0)
     rows, pages = shape.batch * shape.new, shape.batch * shape.cached // shape.page
@@ -108,7 +117,7 @@ def make_layers(shape: Shape) -> list[dict[str, object]]:
     ]
 
 
-def exact(shape: Shape, layer: dict[str, object], request: int) -> Tensor:
+def exact(shape: Shape, layer: dict[str, Any], request: int) -> Tensor:
     """One request in float64."""
     rows = slice(request * shape.new, (request + 1) * shape.new)
     own = layer["page_table"][request].long()
@@ -147,17 +156,14 @@ def gather_and_attend(q: Tensor, k: Tensor, v: Tensor, kv_pages: Tensor, table: 
 def measure(shape: Shape, recorder: Recorder, copy_tbps: float, *, compiled: bool) -> None:
     """Check and time one shape, and append its rows."""
     layers = make_layers(shape)
-    bounds = {"max_new_rows": shape.new, "max_keys": shape.cached}
+    bounds: dict[str, Any] = {"max_new_rows": shape.new, "max_keys": shape.cached}
     first = layers[0]
     out = paged_hstu_attention(**first, **bounds, backend="triton")
     error = max(
         relative_error(out[request * shape.new :][: shape.new], exact(shape, first, request))
         for request in {0, shape.batch - 1}
     )
-    calls = [
-        lambda layer=layer: paged_hstu_attention(**layer, **bounds, backend="triton")
-        for layer in layers
-    ]
+    calls = [partial(paged_hstu_attention, **layer, **bounds, backend="triton") for layer in layers]
     timing = time_graph(calls)
     tbps = shape.bytes / timing.p50 / 1e9
     plain = {**first, "bias": first["bias"] and narrow(first["bias"], shape.dtype)}
@@ -165,7 +171,7 @@ def measure(shape: Shape, recorder: Recorder, copy_tbps: float, *, compiled: boo
     if compiled:
         tensors = [first[name] for name in ("q", "k", "v", "kv_pages")]
         table = first["page_table"].long()
-        run = torch.compile(gather_and_attend)
+        run: Any = torch.compile(gather_and_attend)
         references["torch.compile"] = time_graph([lambda: run(*tensors, table)]).p50
     memory_bound = shape.new <= 64
     note = f"{100 * tbps / copy_tbps:.0f} % of the copy's {copy_tbps:.2f} TB/s"
@@ -189,7 +195,7 @@ def measure(shape: Shape, recorder: Recorder, copy_tbps: float, *, compiled: boo
 def main() -> None:
     """Parse, measure, append."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=Path, default=Path(__file__).parent / "records.csv")
+    parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--commit", required=True)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

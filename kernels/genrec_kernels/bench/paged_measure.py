@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import triton
+
+from genrec_kernels.bench.records import Record, append_records, where_and_when
 
 log = logging.getLogger("bench")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """A row of records.csv."""
-
-    date: str
-    commit: str
-    gpu: str
-    software: str
-    case: str
-    backend: str
-    dtype: str
-    p50_ms: float
-    p95_ms: float
-    rate: float
-    unit: str
-    reference: str
-    reference_ms: float
-    error: float
-    note: str
 
 
 @dataclass(frozen=True)
@@ -50,12 +28,7 @@ class Recorder:
 
     def __init__(self, path: Path, commit: str) -> None:
         self._path = path
-        self._common = {
-            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "commit": commit,
-            "gpu": torch.cuda.get_device_name(),
-            "software": f"torch {torch.__version__}; triton {triton.__version__}",
-        }
+        self._common = where_and_when(commit)
 
     def add(
         self,
@@ -94,14 +67,7 @@ class Recorder:
             "%-34s %-9s %.4f ms  %7.2f %-8s  %s %.4f ms  error %.1e  %s",
             case, row.dtype, row.p50_ms, row.rate, unit, reference, reference_ms, error, note,
         )  # fmt: skip
-        new = not self._path.exists()
-        with self._path.open("a", newline="") as file:
-            writer = csv.DictWriter(
-                file, [field.name for field in fields(Record)], lineterminator="\n"
-            )
-            if new:
-                writer.writeheader()
-            writer.writerow(asdict(row))
+        append_records(self._path, [row])
 
 
 def time_graph(calls: Sequence[Callable[[], object]], *, replays: int = 30) -> Timing:
@@ -109,7 +75,7 @@ def time_graph(calls: Sequence[Callable[[], object]], *, replays: int = 30) -> T
 
     Callers bring as many calls, each on tensors of its own, as it takes to exceed the L2 cache.
     """
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         for call in calls:  # compiles and tunes
             call()
@@ -134,7 +100,10 @@ def _time(run: Callable[[], object], calls: int, replays: int) -> Timing:
         run()
     times = []
     for _ in range(replays):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (
+            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            for _ in range(2)
+        )
         begin.record()
         run()
         end.record()

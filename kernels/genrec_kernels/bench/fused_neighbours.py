@@ -1,19 +1,21 @@
 """Page write, norm and gate, top-k: checked against plain PyTorch and timed in one run.
 
-python kernels/bench/fused_neighbours.py --commit $(git rev-parse --short HEAD)
+python -m genrec_kernels.bench.fused_neighbours --commit $(git rev-parse --short HEAD)
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from paged_measure import Recorder, copy_bandwidth, relative_error, time_graph
 from torch import Tensor
 
+from genrec_kernels.bench.paged_measure import Recorder, copy_bandwidth, relative_error, time_graph
+from genrec_kernels.bench.records import RECORDS
 from genrec_kernels.fused_norm_gate import norm_gate
 from genrec_kernels.page_write import page_write
 from genrec_kernels.top_k import groups_pay, top_k
@@ -71,7 +73,7 @@ def measure_norm_gate(rows: int, width: int, recorder: Recorder, copy_tbps: floa
     moved = 3 * rows * width * DTYPE.itemsize
     note = f"{100 * moved / timing.p50 / 1e9 / copy_tbps:.0f} % of the copy's bandwidth"
     for name, run in (("plain PyTorch", plain), ("torch.compile", compiled)):
-        reference_ms = time_graph([lambda run=run: run(*inputs)]).p50
+        reference_ms = time_graph([partial(run, *inputs)]).p50
         recorder.add(
             f"norm-gate-{rows}x{width}", timing, backend="triton", dtype=DTYPE, work=moved,
             unit="TB/s", reference=name, reference_ms=reference_ms,
@@ -123,7 +125,7 @@ def measure_top_k(num_users: int, num_items: int, width: int, k: int, recorder: 
 def main() -> None:
     """Parse, measure, append."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=Path, default=Path(__file__).parent / "records.csv")
+    parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--commit", required=True)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
