@@ -1,0 +1,73 @@
+"""What the policies reach on real data: the figures that a change must not lose.
+
+Data sets are read by their own files' columns: this package knows nothing of the model's readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from genrec_cache.replay import batch_hits, hit_rate
+from genrec_cache.requests import RequestRule, request_batches
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+Stream = tuple[np.ndarray, list[np.ndarray], int]
+
+
+def movielens() -> Stream:
+    table = pl.read_parquet(SHARED / "ml-1m" / "ratings.parquet").sort("user", "pos")
+    return stream(table, "user", "movie", "timestamp", RequestRule(share=0.1))
+
+
+def online_retail() -> Stream:
+    table = pl.read_parquet(SHARED / "online-retail-ii" / "events.parquet").sort("user", "ts")
+    return stream(table, "user", "item", "ts", RequestRule(once_per_moment=True))
+
+
+def kuairand() -> Stream:
+    table = pl.read_csv(SHARED / "kuairand-subset" / "interactions.tsv", separator="\t")
+    table = table.with_columns(pl.col("time_ms") // 1000).sort("user_id", "time_ms")
+    return stream(table, "user_id", "video_id", "time_ms", RequestRule())
+
+
+def stream(table: pl.DataFrame, user: str, item: str, time: str, rule: RequestRule) -> Stream:
+    table = table.sort(time, maintain_order=True)
+    items, ids = np.unique(table[item].to_numpy(), return_inverse=True)
+    users = np.unique(table[user].to_numpy(), return_inverse=True)[1]
+    return ids, request_batches(users, ids, table[time].to_numpy(), rule), len(items)
+
+
+# Share of the gap from LRU to the optimum that must be closed by access. Measured: 56, 48, 50 %.
+# The goal is 50 % on each; Online Retail II misses it.
+@pytest.mark.parametrize(
+    ("folder", "load", "gap"),
+    [
+        ("ml-1m", movielens, 0.54),
+        ("online-retail-ii", online_retail, 0.46),
+        ("kuairand-subset", kuairand, 0.48),
+    ],
+)
+def test_one_setting_serves_all_data_sets(
+    folder: str, load: Callable[[], Stream], gap: float
+) -> None:
+    if not (SHARED / folder).is_dir():
+        pytest.skip(f"{folder} is not on this machine")
+    ids, batches, items = load()
+    slots = round(0.1 * items)
+    lru, ours, best = (
+        hit_rate(ids, items, slots, policy=policy) for policy in ("lru", "genrec", "optimum")
+    )
+    assert (ours - lru) / (best - lru) > gap
+    counted = batch_hits(batches, items, slots, policy="decayed-lfu")
+    found = batch_hits(batches, items, slots, policy="genrec")
+    # By batch: no fewer hits, to a quarter of a point, at no more copies.
+    assert found.unique_hit_rate > counted.unique_hit_rate - 0.0025
+    assert found.copies_per_batch <= counted.copies_per_batch
+    ahead = batch_hits(batches, items, slots, policy="genrec-lookahead")
+    assert ahead.unique_hit_rate > found.unique_hit_rate
