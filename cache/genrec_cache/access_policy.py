@@ -68,7 +68,7 @@ def access_hits(
     slot_of = np.full(num_ids, -1, np.int64)
     id_of = np.full(capacity, -1, np.int64)
     # Slots in use, state of the random numbers.
-    state = np.array([0, 88172645463325252], np.int64)
+    state = np.array([0, 88172645], np.int64)
     known = np.zeros(0, np.int64)
     seen = features(np.zeros(0), np.zeros(0), np.zeros(0))
     hits = 0
