@@ -25,6 +25,7 @@ NUM_WEIGHTS = 3 + AGE_KNOTS
 # Keeps the logarithm of a count that has decayed away finite.
 COUNT_FLOOR = 0.02
 
+# Chosen by hand after fits on MovieLens-1M, Online Retail II and KuaiRand; the fit moves them.
 _START = np.array([0.4, 0.35, -0.6, *(-0.25 * knot for knot in range(AGE_KNOTS))])
 
 

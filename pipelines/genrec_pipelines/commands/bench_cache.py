@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from genrec_cache.replay import BATCH_POLICIES, ReplayRow, replay
+from genrec_cache.replay import BATCH_POLICIES, POLICIES, ReplayRow, replay
 from genrec_cache.requests import RequestRule, request_batches
 from genrec_model.data.catalog import load_dataset
 from genrec_model.errors import ConfigError
@@ -126,19 +126,20 @@ def load_accesses(dataset: str, path: Path | None) -> Accesses:
 
 
 def as_json(rows: Sequence[ReplayRow]) -> dict[str, list[dict[str, str | float | None]]]:
-    """Rows as the command writes them; a figure that a policy has not is null."""
-    return {
-        "rows": [
-            {
-                "policy": row.policy,
-                "size": row.size,
-                "hit_rate": row.hit_rate,
-                "unique_hit_rate": row.unique_hit_rate,
-                "copies_per_batch": row.copies_per_batch,
-            }
-            for row in rows
-        ]
-    }
+    """Rows as the command writes them.
+
+    Policies that only exist by batch are apart, without `hit_rate`. Figures by batch are null
+    where the data set has too few events for one batch.
+    """
+    out: dict[str, list[dict[str, str | float | None]]] = {"rows": [], "batch_rows": []}
+    for row in rows:
+        entry: dict[str, str | float | None] = {"policy": row.policy, "size": row.size}
+        if row.policy in POLICIES:
+            entry["hit_rate"] = row.hit_rate
+        entry["unique_hit_rate"] = row.unique_hit_rate
+        entry["copies_per_batch"] = row.copies_per_batch
+        out["rows" if row.policy in POLICIES else "batch_rows"].append(entry)
+    return out
 
 
 def append_records(path: Path, rows: Sequence[ReplayRow], *, dataset: str) -> None:
