@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from genrec_pipelines.commands.bench_cache import cache
 from genrec_pipelines.commands.bench_serve import serve
 
 bench = typer.Typer(no_args_is_help=True, help="Measure on this machine, and record it.")
 bench.command()(serve)
+bench.command()(cache)
