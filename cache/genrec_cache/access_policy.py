@@ -9,7 +9,10 @@ and only if it promises more itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,10 +75,13 @@ def access_hits(
     known = np.zeros(0, np.int64)
     seen = features(np.zeros(0), np.zeros(0), np.zeros(0))
     hits = 0
+    run, score = _compiled()
     for start in range(0, len(stream), step):
         part = stream[start : start + step]
-        hits += _run(
-            part, start, last, counts, slot_of, id_of, state, decay, model.weights, chosen.sample
+        hits += run(
+            *(part, start, last, counts, slot_of, id_of, state, decay, model.weights),
+            chosen.sample,
+            score,
         )
         model.learn(seen, last[known] >= start)
         now = start + len(part)
@@ -86,7 +92,16 @@ def access_hits(
     return hits
 
 
-@compiled
+@cache
+def _compiled() -> tuple[Any, Any]:
+    """`_run` and `_score`, compiled when they are first needed.
+
+    Not at import: numba's libraries, once loaded, break the start of vLLM (0.32) in the same
+    process, and whoever imports this package for something else must not pay for that.
+    """
+    return compiled(_run), compiled(_score)
+
+
 def _score(count: Floats, decay: Floats, age: float, weights: Floats) -> float:
     """Log odds of one item, as `features` and `ReuseModel.score` have it for many."""
     place = min(np.log2(age + 1.0) / 2.0, AGE_KNOTS - 1.001)
@@ -98,7 +113,6 @@ def _score(count: Floats, decay: Floats, age: float, weights: Floats) -> float:
     return float(out)
 
 
-@compiled
 def _run(
     stream: Ints,
     start: int,
@@ -110,6 +124,7 @@ def _run(
     decay: Floats,
     weights: Floats,
     sample: int,
+    score: Callable[[Floats, Floats, float, Floats], float],
 ) -> int:
     """Access these ids, the first of them at time `start`; arrays are changed in place."""
     hits = 0
@@ -139,11 +154,11 @@ def _run(
             noise = (noise * 1103515245 + 12345) & 0x7FFFFFFF
             slot = (noise >> 8) % capacity
             other = id_of[slot]
-            score = _score(counts[other], decay, now - last[other], weights)
-            if score < lowest:
-                lowest = score
+            odds = score(counts[other], decay, now - last[other], weights)
+            if odds < lowest:
+                lowest = odds
                 victim = slot
-        if _score(counts[item], decay, 0.0, weights) > lowest:
+        if score(counts[item], decay, 0.0, weights) > lowest:
             slot_of[id_of[victim]] = -1
             id_of[victim] = item
             slot_of[item] = victim

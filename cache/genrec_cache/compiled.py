@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, compiled at its first call if numba is there."""
+    """The function, compiled if numba is there; numba is loaded by this call."""
     try:
         import numba  # type: ignore[import-untyped,unused-ignore]
     except ImportError:
