@@ -79,12 +79,9 @@ def _quantize(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The tool logs each step as a warning, and the lack of a GPU as an error."""
-    names = ("modelopt", "modelopt.onnx", "modelopt.onnx.autocast", "root")
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
         yield
     finally:
         logging.disable(before)
-        for name in names:
-            logging.getLogger(name).disabled = False
