@@ -1,0 +1,54 @@
+"""Rows of a table whose hot part is in fast memory, in plain PyTorch.
+
+Letters in shapes: N ids, V rows of the table, C slots, W width of a row, K rows to copy.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cached_rows(
+    ids: Tensor,
+    slot_of: Tensor,
+    fast: Tensor,
+    host: Tensor,
+    fast_scales: Tensor | None,
+    host_scales: Tensor | None,
+    outside: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """As `genrec_kernels.cached_rows`; misses are gathered where the table is, then moved."""
+    inside_N = (ids >= 0) & (ids < len(slot_of))
+    safe_N = torch.where(inside_N, ids, 0) if len(slot_of) else ids
+    slot_N = torch.where(inside_N, slot_of[safe_N] if len(slot_of) else -1, -1).long()
+    hit_N = slot_N >= 0
+    miss_N = inside_N & ~hit_N
+    out_NW = torch.full((len(ids), host.shape[1]), torch.nan, dtype=dtype, device=ids.device)
+    out_NW[hit_N] = _floats(fast, fast_scales, slot_N[hit_N], dtype)
+    missed = safe_N[miss_N].to(host.device)
+    out_NW[miss_N] = _floats(host, host_scales, missed, dtype).to(ids.device)
+    outside |= bool((~inside_N).any())
+    return out_NW
+
+
+def copy_rows(
+    ids: Tensor,
+    slots: Tensor,
+    source: Tensor,
+    target: Tensor,
+    source_scales: Tensor | None,
+    target_scales: Tensor | None,
+) -> None:
+    """As `genrec_kernels.copy_rows`."""
+    there, slots = ids.to(source.device), slots.to(target.device).long()
+    target[slots] = source[there].to(target.device)
+    if source_scales is not None and target_scales is not None:
+        target_scales[slots] = source_scales[there].to(target.device)
+
+
+def _floats(rows: Tensor, scales: Tensor | None, at: Tensor, dtype: torch.dtype) -> Tensor:
+    if scales is None:
+        return rows[at].to(dtype)
+    return (rows[at].float() * scales[at].float()[:, None]).to(dtype)
