@@ -80,11 +80,11 @@ def tune(
         histories=inputs.layout.history_lengths,
         max_rows=inputs.max_rows,
         key_limits=inputs.key_limits,
-        timestamps=inputs.timestamps,
         alpha=inputs.alpha,
         norm_length=inputs.max_rows,
         window=None,
         bias=inputs.bias,
+        times=inputs.time_plan,
     )
     times: dict[Tile, float] = {}
     capability = torch.cuda.get_device_capability()

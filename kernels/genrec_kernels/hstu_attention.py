@@ -13,11 +13,10 @@ from torch import Tensor
 
 from genrec_kernels import reference
 from genrec_kernels.dispatch import Backend, choose_backend
-from genrec_kernels.jagged import JaggedRows
+from genrec_kernels.jagged import JaggedRows, offsets_of
 from genrec_kernels.relative_bias import RelativeBias
+from genrec_kernels.time_plan import MAX_TRITON_BUCKETS, TimePlan, plan_times
 
-#: Beyond this the Triton kernels' 32-bit time differences do not reach (2^29 seconds).
-_MAX_TRITON_BUCKETS = 67
 _MAX_TRITON_WIDTH = 256
 _TRITON_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -35,6 +34,7 @@ def hstu_attention(
     bias: RelativeBias | None = None,
     window: int | None = None,
     max_rows: int | None = None,
+    time_plan: TimePlan | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
     """``SiLU(q·kᵀ·alpha + rab) / N ⊙ mask · v`` (arXiv 2402.17152, equation 3).
@@ -56,6 +56,7 @@ def hstu_attention(
         window: a row sees only the last `window` of its `key_limits` rows; None for all of them.
         max_rows: at least the rows of the longest sequence. Without it they are read from
             `rows`, which waits for the GPU once a batch and cannot be captured in a graph.
+        time_plan: from `plan_times`, so that the layers of a model share one; else it is made here.
         backend: forces one; see `genrec_kernels.dispatch`.
 
     Returns:
@@ -86,9 +87,14 @@ def hstu_attention(
         if torch.compiler.is_compiling():
             raise ValueError("max_rows must be given where hstu_attention is compiled or exported")
         max_rows = rows.max_history + rows.max_candidates
+    if bias is not None and time_plan is None:
+        time_plan = plan_times(
+            timestamps, rows=rows, boundaries=bias.boundaries, max_rows=max_rows, backend=backend
+        )
     tables = (None, None, None) if bias is None else tuple(bias)
+    plan = (None, None) if bias is None or time_plan is None else tuple(time_plan)
     out: Tensor = _hstu_attention(
-        *(q, k, v, _offsets(rows), rows.history_lengths, key_limits, timestamps, *tables),
+        *(q, k, v, offsets_of(rows), rows.history_lengths, key_limits, timestamps, *tables, *plan),
         max_rows,
         alpha,
         norm_length,
@@ -123,17 +129,9 @@ def _check(
         raise ValueError(f"norm_length ({norm_length}) and window ({window}) must be positive")
 
 
-def _offsets(rows: JaggedRows) -> Tensor:
-    if not torch.compiler.is_compiling():
-        return rows.offsets
-    # Python 3.11's cached_property takes a lock, which the compiler cannot follow.
-    lengths = rows.history_lengths + rows.num_candidates
-    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-
-
 def _offered(q: Tensor, v: Tensor, bias: RelativeBias | None) -> tuple[Backend, ...]:
     narrow = max(q.shape[2], v.shape[2]) <= _MAX_TRITON_WIDTH
-    few_buckets = bias is None or bias.time.shape[0] <= _MAX_TRITON_BUCKETS
+    few_buckets = bias is None or bias.time.shape[0] <= MAX_TRITON_BUCKETS
     if q.dtype in _TRITON_DTYPES and narrow and few_buckets:
         return ("triton", "reference")
     return ("reference",)
@@ -151,6 +149,8 @@ def _hstu_attention(
     position: Tensor | None,
     time: Tensor | None,
     boundaries: Tensor | None,
+    seconds: Tensor | None,
+    buckets: Tensor | None,
     max_rows: int,
     alpha: float,
     norm_length: int,
@@ -172,11 +172,11 @@ def _hstu_attention(
                 histories=history_lengths,
                 max_rows=max_rows,
                 key_limits=key_limits,
-                timestamps=timestamps,
                 alpha=alpha,
                 norm_length=norm_length,
                 window=window,
                 bias=bias,
+                times=_time_plan(seconds, buckets, bias),
             )
         )
     return reference.hstu_attention(
@@ -212,6 +212,8 @@ def _hstu_attention_backward(
     position: Tensor | None,
     time: Tensor | None,
     boundaries: Tensor | None,
+    seconds: Tensor | None,
+    buckets: Tensor | None,
     max_rows: int,
     alpha: float,
     norm_length: int,
@@ -234,11 +236,11 @@ def _hstu_attention_backward(
                 histories=history_lengths,
                 max_rows=max_rows,
                 key_limits=key_limits,
-                timestamps=timestamps,
                 alpha=alpha,
                 norm_length=norm_length,
                 window=window,
                 bias=bias,
+                times=_time_plan(seconds, buckets, bias),
             ),
             grad_out,
             bias_gradients=bias_gradients,
@@ -293,7 +295,7 @@ def _differentiate(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         grad_out, *ctx.saved_tensors, *ctx.constants, wanted
     )
     tables = (grad_position, grad_time) if wanted else (None, None)
-    return (grad_q, grad_k, grad_v, None, None, None, None, *tables, *[None] * 6)
+    return (grad_q, grad_k, grad_v, None, None, None, None, *tables, *[None] * 8)
 
 
 _hstu_attention.register_autograd(_differentiate, setup_context=_remember)
@@ -305,6 +307,16 @@ def _bias(
     if position is None or time is None or boundaries is None:
         return None
     return RelativeBias(position, time, boundaries)
+
+
+def _time_plan(
+    seconds: Tensor | None, buckets: Tensor | None, bias: RelativeBias | None
+) -> TimePlan | None:
+    if seconds is None or buckets is None:
+        if bias is not None:
+            raise ValueError("the Triton kernels need a time plan with the bias: see plan_times")
+        return None
+    return TimePlan(seconds, buckets)
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -79,3 +79,14 @@ class JaggedRows:
         position = torch.empty(int(self.offsets[-1]), dtype=torch.int64, device=index.device)
         position[index[real]] = real.flatten().nonzero().squeeze(1)
         return padded.flatten(0, 1).index_select(0, position)
+
+
+def offsets_of(rows: JaggedRows) -> Tensor:
+    """`JaggedRows.offsets`, also where a compiler traces.
+
+    It cannot follow the lock that Python 3.11's cached_property takes.
+    """
+    if not torch.compiler.is_compiling():
+        return rows.offsets
+    lengths = rows.history_lengths + rows.num_candidates
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])

@@ -299,9 +299,12 @@ def test_more_room_than_rows_changes_nothing() -> None:
 def test_the_operator_keeps_the_rules_of_torch_library() -> None:
     case = make_case([(9, 2), (0, 1)])
     assert case.bias is not None
+    plan_arguments = (case.times, case.rows.offsets, case.bias.boundaries, 11, "triton")
+    torch.library.opcheck(torch.ops.genrec.plan_times, plan_arguments)
     arguments = (
         *(case.q, case.k, case.v, case.rows.offsets, case.rows.history_lengths),
-        *(case.limits, case.times, *case.bias, 11, 0.25, 64, None, "triton"),
+        *(case.limits, case.times, *case.bias, *torch.ops.genrec.plan_times(*plan_arguments)),
+        *(11, 0.25, 64, None, "triton"),
     )
     torch.library.opcheck(torch.ops.genrec.hstu_attention, arguments)
 

@@ -11,7 +11,11 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from genrec_kernels.dispatch import interpreting  # noqa: E402
 from genrec_kernels.tiles import ShapeClass, Tile, tile_for  # noqa: E402
-from genrec_kernels.triton.bias_plan import plan_bias, plan_tiles  # noqa: E402
+from genrec_kernels.triton.bias_plan import (  # noqa: E402
+    plan_buckets,
+    plan_seconds,
+    plan_tables,
+)
 from genrec_kernels.triton.hstu_attention_backward import (  # noqa: E402
     hstu_attention_backward_kv,
     hstu_attention_backward_q,
@@ -24,10 +28,11 @@ from genrec_kernels.triton.hstu_attention_forward import hstu_attention_forward 
 pytestmark = pytest.mark.skipif(interpreting(), reason="Triton is interpreting in this process")
 
 HOPPER = ("NVIDIA H200", (9, 0))
-INTS32 = {"seconds_ptr", "extents_ptr", "tiles_ptr", "cells_ptr"}
+INTS16 = {"buckets_ptr"}
+INTS32 = {"seconds_ptr", "extents_ptr", "cells_ptr"}
 INTS64 = {"offsets_ptr", "histories_ptr", "limits_ptr", "times_ptr", "boundaries_ptr"}
 FLOATS32 = {"pairs_ptr", "position_ptr", "time_ptr", "grad_position_ptr", "grad_time_ptr"}
-TABLES = {"seconds_ptr", "tiles_ptr", "pairs_ptr", "cells_ptr"}
+TABLES = {"seconds_ptr", "buckets_ptr", "pairs_ptr", "cells_ptr"}
 SCALARS = {"half_alpha", "inverse_norm", "grad_scale"}
 
 
@@ -37,8 +42,7 @@ def compile_for_hopper(kernel, dtype: str, tile: Tile, *, bias: bool = True, wid
         "H": 4,
         "M": tile.rows,
         "N": tile.keys,
-        "ROWS": 32,
-        "T": 128,
+        "K": 128,
         "HAS_BIAS": bias,
         "HAS_WINDOW": True,
         "CLAMP": True,
@@ -46,7 +50,7 @@ def compile_for_hopper(kernel, dtype: str, tile: Tile, *, bias: bool = True, wid
         "FAST": dtype != "fp32",
         "INTERPRETED": False,
     }
-    if kernel is plan_bias:
+    if kernel in (plan_seconds, plan_tables):
         constants["N"] = 1024
     if not tile.tma:
         constants |= dict.fromkeys(["k_tiles", "v_tiles"])
@@ -59,7 +63,7 @@ def compile_for_hopper(kernel, dtype: str, tile: Tile, *, bias: bool = True, wid
         elif name in ("k_tiles", "v_tiles"):
             signature[name] = f"tensordesc<{dtype}[{tile.keys},{width}]>"
         elif name.endswith("_ptr"):
-            kinds = ((INTS32, "i32"), (INTS64, "i64"), (FLOATS32, "fp32"))
+            kinds = ((INTS16, "i16"), (INTS32, "i32"), (INTS64, "i64"), (FLOATS32, "fp32"))
             signature[name] = "*" + next((kind for names, kind in kinds if name in names), dtype)
         else:
             signature[name] = "fp32" if name in SCALARS else "i32"
@@ -100,7 +104,7 @@ def test_kernel(name: str, kernel, bias: bool, dtype: str, bits: int) -> None:
     assert ("cvt.rz.f32.s32" in compiled.asm["ptx"]) == bias
 
 
-@pytest.mark.parametrize("kernel", [plan_bias, plan_tiles])
+@pytest.mark.parametrize("kernel", [plan_seconds, plan_buckets, plan_tables])
 def test_plan(kernel) -> None:
     tile = hopper_tile("forward", 16, bias=True)
     assert compile_for_hopper(kernel, "bf16", tile).asm["cubin"]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec_kernels.hstu_attention import hstu_attention
+from genrec_kernels.time_plan import TimePlan, plan_times
 from genrec_model.features.reserved import NUM_RESERVED
 from genrec_model.features.rows import Rows
 from genrec_model.hstu.config import HSTUConfig
@@ -73,6 +74,7 @@ class HSTU(nn.Module):
         # Lengths are read where the batch was made, so that nothing waits for a GPU.
         max_rows = rows.layout.max_history + rows.layout.max_candidates
         rows = rows.to(self.device)
+        time_plan = self._plan_times(rows, max_rows)
 
         def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return hstu_attention(
@@ -86,9 +88,20 @@ class HSTU(nn.Module):
                 norm_length=self.config.norm_length,
                 bias=layer.bias,
                 max_rows=max_rows,
+                time_plan=time_plan,
             )
 
         return self.run_layers(self.embed(rows.items, rows.actions, rows.positions), attend)
+
+    def _plan_times(self, rows: Rows, max_rows: int) -> TimePlan | None:
+        """The layers' tables differ, their buckets do not: one plan serves them all."""
+        if not self.config.relative_bias:
+            return None
+        first = self.layers[0]
+        assert isinstance(first, HSTULayer)
+        return plan_times(
+            rows.timestamps, rows=rows.layout, boundaries=first.boundaries, max_rows=max_rows
+        )
 
     def user_embedding(self, hidden: Tensor) -> Tensor:
         """[..., W] hidden rows to unit vectors."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from genrec_kernels.jagged import JaggedRows
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
+from genrec_kernels.time_plan import TimePlan, plan_times
 
 BATCH, CANDIDATES, TIME_BUCKETS = 32, 32, 64
 NOW = 1_700_000_000
@@ -79,13 +81,30 @@ class AttentionInputs:
     max_rows: int
     alpha: float
 
+    @cached_property
+    def time_plan(self) -> TimePlan | None:
+        """Made once, as a model makes it for all its layers."""
+        return None if self.bias is None else self.plan()
+
+    def plan(self) -> TimePlan | None:
+        """Make the time plan."""
+        assert self.bias is not None
+        return plan_times(
+            self.timestamps,
+            rows=self.layout,
+            boundaries=self.bias.boundaries,
+            max_rows=self.max_rows,
+            backend="triton",
+        )
+
     @property
     def arguments(self) -> tuple[Any, ...]:
         """Of the operator `genrec::hstu_attention`, forced to Triton."""
         tables = (None, None, None) if self.bias is None else tuple(self.bias)
+        plan = (None, None) if self.time_plan is None else tuple(self.time_plan)
         return (
             *(self.q, self.k, self.v, self.layout.offsets, self.layout.history_lengths),
-            *(self.key_limits, self.timestamps, *tables),
+            *(self.key_limits, self.timestamps, *tables, *plan),
             *(self.max_rows, self.alpha, self.max_rows, None, "triton"),
         )
 

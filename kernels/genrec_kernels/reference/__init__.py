@@ -7,6 +7,7 @@ from genrec_kernels.reference.hstu_attention_backward import (
 )
 from genrec_kernels.reference.padded_hstu_attention import padded_hstu_attention
 from genrec_kernels.reference.paged_hstu_attention import paged_hstu_attention
+from genrec_kernels.reference.time_plan import plan_times
 
 __all__ = [
     "HSTUAttentionGradients",
@@ -14,4 +15,5 @@ __all__ = [
     "hstu_attention_backward",
     "padded_hstu_attention",
     "paged_hstu_attention",
+    "plan_times",
 ]

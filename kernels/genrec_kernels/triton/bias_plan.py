@@ -1,6 +1,6 @@
-"""What the attention kernels need to know of times and tables, worked out once a call.
+"""What the attention kernels need to know of times, once a batch, and of tables, once a layer.
 
-Suffixes of tensors: N rows or table entries of a program, T tiles, C cells, B buckets.
+Suffixes of tensors: N rows or table entries of a program, K blocks of keys, C cells, B buckets.
 """
 
 # mypy: ignore-errors
@@ -10,10 +10,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from genrec_kernels.triton.hstu_tile import TIME_CELLS
+from genrec_kernels import plan_blocks
+from genrec_kernels.triton.hstu_tile import MOST_STEPS, TIME_CELLS
 
-#: Seconds are kept from the middle of a sequence's times, cut to this.
-FARTHEST = tl.constexpr(2**30 - 1)
+FARTHEST = tl.constexpr(plan_blocks.FARTHEST)
+_BLOCK = tl.constexpr(plan_blocks.BLOCK_ROWS)
+_EDGE = tl.constexpr(plan_blocks.EDGE_BLOCKS)
+_UNORDERED = tl.constexpr(plan_blocks.UNORDERED)
+_NEVER_SEEN = tl.constexpr(plan_blocks.NEVER_SEEN)
 #: 1 / LOG_BUCKET_WIDTH on the base-2 axis.
 BUCKETS_PER_OCTAVE = tl.constexpr(0.6931471805599453 / 0.301)
 
@@ -34,27 +38,27 @@ def plan_tables(
     boundaries_ptr,
     pairs_ptr,
     cells_ptr,
-    program,
-    num_programs,
     num_positions,
     num_buckets,
     N: tl.constexpr,
 ):
-    """The tables as the attention kernels read them, halved.
+    """The tables of a layer as the attention kernels read them, halved.
 
     Args:
+        position_ptr, time_ptr: float32 [num_positions], [num_buckets].
+        boundaries_ptr: int64 [num_buckets + 1].
         pairs_ptr: to float32 [num_positions + 1, 2], see `half_position_bias`.
-        cells_ptr: to int32 [TIME_CELLS, 4], see `half_time_bias`.
+        cells_ptr: to int32 [TIME_CELLS + num_buckets + MOST_STEPS, 4], see `half_time_bias` and
+            `add_half_time_bias`.
     """
     part_N = tl.arange(0, N)
-    for first in range(program * N, num_positions + 1, num_programs * N):
-        distance_N = first + part_N
-        mask_N = distance_N <= num_positions
-        here_N = tl.minimum(distance_N, num_positions - 1)
-        less_N = tl.minimum(tl.maximum(distance_N - 1, 0), num_positions - 1)
-        tl.store(pairs_ptr + 2 * distance_N, 0.5 * tl.load(position_ptr + here_N), mask=mask_N)
-        tl.store(pairs_ptr + 2 * distance_N + 1, 0.5 * tl.load(position_ptr + less_N), mask=mask_N)
-    if program == 0:
+    distance_N = tl.program_id(0) * N + part_N
+    mask_N = distance_N <= num_positions
+    here_N = tl.minimum(distance_N, num_positions - 1)
+    less_N = tl.minimum(tl.maximum(distance_N - 1, 0), num_positions - 1)
+    tl.store(pairs_ptr + 2 * distance_N, 0.5 * tl.load(position_ptr + here_N), mask=mask_N)
+    tl.store(pairs_ptr + 2 * distance_N + 1, 0.5 * tl.load(position_ptr + less_N), mask=mask_N)
+    if tl.program_id(0) == 0:
         cell_C = tl.arange(0, 256)
         octave_C = (tl.maximum(cell_C - 1, 0) >> 3).to(tl.int64)
         eighths_C = 8 + (tl.maximum(cell_C - 1, 0) & 7).to(tl.int64)
@@ -76,49 +80,39 @@ def plan_tables(
         tl.store(entry_C + 2, from_C.to(tl.int32, bitcast=True), mask=mask_C)
         tl.store(entry_C + 3, least_C, mask=mask_C)
 
+        bucket_B = tl.arange(0, 128)
+        real_B = bucket_B < num_buckets
+        half_B = 0.5 * tl.load(time_ptr + bucket_B, mask=real_B, other=0.0)
+        earlier_B = tl.maximum(bucket_B - 1, 0)
+        step_B = half_B - 0.5 * tl.load(time_ptr + earlier_B, mask=real_B, other=0.0)
+        begin_B = tl.load(boundaries_ptr + bucket_B, mask=real_B, other=0x7FFFFFFF).to(tl.int32)
+        entry_B = cells_ptr + 4 * (TIME_CELLS + bucket_B)
+        mask_B = bucket_B < num_buckets + MOST_STEPS
+        step_B = tl.where(real_B, step_B, 0.0)
+        tl.store(entry_B, begin_B, mask=mask_B)
+        tl.store(entry_B + 1, half_B.to(tl.int32, bitcast=True), mask=mask_B)
+        tl.store(entry_B + 2, step_B.to(tl.int32, bitcast=True), mask=mask_B)
+        tl.store(entry_B + 3, tl.zeros([128], tl.int32), mask=mask_B)
+
 
 @triton.jit
-def plan_bias(
+def plan_seconds(
     times_ptr,
     offsets_ptr,
-    position_ptr,
-    time_ptr,
-    boundaries_ptr,
     seconds_ptr,
     extents_ptr,
-    pairs_ptr,
-    cells_ptr,
-    num_extents,
-    num_positions,
-    num_buckets,
+    num_blocks,
     N: tl.constexpr,
-    ROWS: tl.constexpr,
 ):
-    """Times as int32, their bounds in every `ROWS` rows of a sequence, and the tables.
+    """Times as int32, and their bounds in each block of rows of a sequence.
 
     Args:
         times_ptr: int64 [R]. Each sequence's times are taken from the middle of its times: what
             is within 2^31 seconds (68 years) fits, the rest is cut.
-        position_ptr, time_ptr: float32 [num_positions], [num_buckets].
-        boundaries_ptr: int64 [num_buckets + 1].
         seconds_ptr: to int32 [R].
-        extents_ptr: to int32 [B, num_extents, 2].
-        pairs_ptr, cells_ptr: see `plan_tables`.
+        extents_ptr: to int32 [B, num_blocks, 2].
     """
     sequence = tl.program_id(1)
-    if sequence == 0:
-        plan_tables(
-            position_ptr,
-            time_ptr,
-            boundaries_ptr,
-            pairs_ptr,
-            cells_ptr,
-            tl.program_id(0),
-            tl.num_programs(0),
-            num_positions,
-            num_buckets,
-            N,
-        )
     start = tl.load(offsets_ptr + sequence)
     num_rows = (tl.load(offsets_ptr + sequence + 1) - start).to(tl.int32)
     times_ptr += start
@@ -138,77 +132,53 @@ def plan_bias(
         seconds_N = tl.where(apart_N < -FARTHEST, -FARTHEST, apart_N).to(tl.int32)
         tl.store(seconds_ptr + start + row_N, seconds_N, mask=row_N < num_rows)
 
-        seconds_TR = tl.reshape(seconds_N, [N // ROWS, ROWS])
-        place_T = tl.program_id(0) * (N // ROWS) + tl.arange(0, N // ROWS)
-        entry_T = extents_ptr + 2 * (sequence * num_extents + place_T)
-        tl.store(entry_T, tl.min(seconds_TR, 1), mask=place_T < num_extents)
-        tl.store(entry_T + 1, tl.max(seconds_TR, 1), mask=place_T < num_extents)
+        seconds_KR = tl.reshape(seconds_N, [N // _BLOCK, _BLOCK])
+        block_K = tl.program_id(0) * (N // _BLOCK) + tl.arange(0, N // _BLOCK)
+        entry_K = extents_ptr + 2 * (sequence * num_blocks + block_K)
+        tl.store(entry_K, tl.min(seconds_KR, 1), mask=block_K < num_blocks)
+        tl.store(entry_K + 1, tl.max(seconds_KR, 1), mask=block_K < num_blocks)
 
 
 @triton.jit
-def plan_tiles(
+def plan_buckets(
     offsets_ptr,
     extents_ptr,
-    time_ptr,
     boundaries_ptr,
-    tiles_ptr,
-    num_extents,
+    buckets_ptr,
+    num_blocks,
     num_buckets,
-    num_row_tiles,
-    num_key_tiles,
-    ROWS: tl.constexpr,
-    M: tl.constexpr,
-    N: tl.constexpr,
-    T: tl.constexpr,
+    K: tl.constexpr,
 ):
-    """For each tile of scores, whether its time differences span at most two buckets.
+    """For each block of scores, the least and the greatest bucket of its time differences.
 
     Args:
-        extents_ptr: int32 [B, num_extents, 2], bounds of the times of every `ROWS` rows.
-        tiles_ptr: to int32 [B, num_row_tiles, num_key_tiles, 4], see `tile_times`; tiles above
-            the diagonal are left out.
-        M, N: rows and keys of a tile.
-        T: tiles of keys that a program handles at a time.
+        extents_ptr: int32 [B, num_blocks, 2], bounds of the times of each block of rows.
+        buckets_ptr: to int16 [B, num_blocks, num_blocks], see `TimePlan`.
+        K: blocks of keys that are handled at a time.
     """
-    row_tile = tl.program_id(0)
+    row_block = tl.program_id(0)
     sequence = tl.program_id(1)
     num_rows = (tl.load(offsets_ptr + sequence + 1) - tl.load(offsets_ptr + sequence)).to(tl.int32)
-    if row_tile * M >= num_rows:
+    real_blocks = (num_rows + _BLOCK - 1) // _BLOCK
+    if row_block >= (real_blocks + _EDGE - 1) // _EDGE * _EDGE:
         return
-    extents_ptr += 2 * sequence * num_extents
-    tiles_ptr += 4 * (sequence * num_row_tiles + row_tile).to(tl.int64) * num_key_tiles
-    last_extent = (num_rows - 1) // ROWS
-    first_place = row_tile * M // ROWS
-    q_first = tl.load(extents_ptr + 2 * first_place)
-    q_last = tl.load(extents_ptr + 2 * first_place + 1)
-    for more in tl.static_range(1, (M + ROWS - 1) // ROWS):
-        place = tl.minimum(first_place + more, last_extent)
-        q_first = tl.minimum(q_first, tl.load(extents_ptr + 2 * place))
-        q_last = tl.maximum(q_last, tl.load(extents_ptr + 2 * place + 1))
-    tiles_end = (tl.minimum(row_tile * M + M, num_rows) + N - 1) // N
-    for first in range(0, tiles_end, T):
-        key_T = first + tl.arange(0, T)
-        place_T = tl.minimum(key_T * N // ROWS, last_extent)
-        k_first_T = tl.load(extents_ptr + 2 * place_T)
-        k_last_T = tl.load(extents_ptr + 2 * place_T + 1)
-        for more in tl.static_range(1, (N + ROWS - 1) // ROWS):
-            more_T = tl.minimum(place_T + more, last_extent)
-            k_first_T = tl.minimum(k_first_T, tl.load(extents_ptr + 2 * more_T))
-            k_last_T = tl.maximum(k_last_T, tl.load(extents_ptr + 2 * more_T + 1))
-        least_T = tl.maximum(q_first - k_last_T, 0)
-        most_T = tl.maximum(q_last - k_first_T, 0)
-        low_T = exact_bucket(least_T, boundaries_ptr, num_buckets)
-        high_T = exact_bucket(most_T, boundaries_ptr, num_buckets)
-        # Between equal boundaries of short buckets no integer lies: they are one step.
-        low_end_T = tl.load(boundaries_ptr + tl.minimum(low_T + 1, num_buckets - 1))
-        two_T = low_end_T == tl.load(boundaries_ptr + high_T)
-        few_T = (q_first >= k_last_T) & ((low_T == high_T) | two_T)
-        base_T = 0.5 * tl.load(time_ptr + low_T)
-        step_T = 0.5 * tl.load(time_ptr + high_T) - base_T
-        begin_T = tl.load(boundaries_ptr + high_T).to(tl.int32)
-        store_T = tiles_ptr + 4 * key_T
-        mask_T = key_T < tiles_end
-        tl.store(store_T, 1 - few_T.to(tl.int32), mask=mask_T)
-        tl.store(store_T + 1, base_T.to(tl.int32, bitcast=True), mask=mask_T)
-        tl.store(store_T + 2, begin_T, mask=mask_T)
-        tl.store(store_T + 3, step_T.to(tl.int32, bitcast=True), mask=mask_T)
+    extents_ptr += 2 * sequence * num_blocks
+    place = sequence.to(tl.int64) * num_blocks + row_block
+    buckets_ptr += place * num_blocks
+    real_row = tl.minimum(row_block, real_blocks - 1)
+    q_first = tl.load(extents_ptr + 2 * real_row)
+    q_last = tl.load(extents_ptr + 2 * real_row + 1)
+    end = (row_block // _EDGE + 1) * _EDGE
+    for first in range(0, end, K):
+        key_K = first + tl.arange(0, K)
+        real_K = tl.minimum(key_K, real_row)
+        k_first_K = tl.load(extents_ptr + 2 * real_K)
+        k_last_K = tl.load(extents_ptr + 2 * real_K + 1)
+        least_K = tl.maximum(q_first - k_last_K, 0)
+        most_K = tl.maximum(q_last - k_first_K, 0)
+        low_K = exact_bucket(least_K, boundaries_ptr, num_buckets)
+        high_K = exact_bucket(most_K, boundaries_ptr, num_buckets)
+        entry_K = tl.where(q_first >= k_last_K, high_K * 256 + low_K, _UNORDERED)
+        seen_K = (key_K <= row_block) & (row_block < real_blocks)
+        entry_K = tl.where(seen_K, entry_K, _NEVER_SEEN)
+        tl.store(buckets_ptr + key_K, entry_K.to(tl.int16), mask=key_K < end)

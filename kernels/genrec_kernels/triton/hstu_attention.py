@@ -14,20 +14,20 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import interpreting
 from genrec_kernels.reference.hstu_attention_backward import HSTUAttentionGradients
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.tiles import ShapeClass, Tile, tile_for
+from genrec_kernels.time_plan import TimePlan
+from genrec_kernels.triton.bias_tables import BiasTables, make_bias_tables
 from genrec_kernels.triton.hstu_attention_backward import (
     hstu_attention_backward_kv,
     hstu_attention_backward_q,
 )
 from genrec_kernels.triton.hstu_attention_bias_gradient import hstu_attention_bias_gradient
 from genrec_kernels.triton.hstu_attention_forward import hstu_attention_forward
-from genrec_kernels.triton.hstu_bias import BiasPlan, make_bias_plan, on_device
 
-#: The kernels hold time differences in 32 bits: bucket boundaries must stay below 2^29 seconds.
-MAX_TIME_BUCKETS = 67
 #: Keys and values of sequences and heads that run side by side should stay in the L2 cache.
 L2_BYTES = 32 * 2**20
 #: Copies of the bias tables that gradients are summed into, so that programs seldom collide.
@@ -46,8 +46,9 @@ class AttentionArguments:
         offsets: int64 [B + 1], first row of each sequence.
         histories: int64 [B], history rows of each sequence.
         max_rows: at least the rows of the longest sequence.
-        key_limits, timestamps: int64 [R].
+        key_limits: int64 [R].
         alpha, norm_length, window, bias: as in `hstu_attention`.
+        times: of the batch, where there is a bias.
         tile: instead of what the table says, for tuning.
     """
 
@@ -58,11 +59,11 @@ class AttentionArguments:
     histories: Tensor
     max_rows: int
     key_limits: Tensor
-    timestamps: Tensor
     alpha: float
     norm_length: int
     window: int | None
     bias: RelativeBias | None
+    times: TimePlan | None
     tile: Tile | None = None
 
     def tile_of(self, kernel: str) -> Tile:
@@ -86,18 +87,21 @@ class AttentionArguments:
         return self.offsets, self.histories, self.key_limits
 
     @cached_property
-    def plan(self) -> BiasPlan | None:
-        """Times and tables as the kernels read them."""
-        if self.bias is None:
-            return None
-        return make_bias_plan(self.bias, self.timestamps, self.offsets, self.max_rows)
+    def tables(self) -> BiasTables | None:
+        """The bias tables as the kernels read them."""
+        return None if self.bias is None else make_bias_tables(self.bias)
 
-    def tables(self, tile: Tile) -> tuple[Tensor | None, ...]:
-        """Kernel arguments: times, tiles of times, positions, cells of time differences."""
-        if self.plan is None:
+    @property
+    def bias_arguments(self) -> tuple[Tensor | None, ...]:
+        """Kernel arguments: times, buckets of blocks of scores, the tables."""
+        if self.times is None or self.tables is None:
             return (None, None, None, None)
-        tiles = self.plan.tiles(tile.rows, tile.keys)
-        return self.plan.seconds, tiles, self.plan.pairs, self.plan.cells
+        return (*self.times, *self.tables)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of rows that the times were planned in."""
+        return 0 if self.times is None else self.times.buckets.shape[1]
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -140,7 +144,7 @@ def forward(a: AttentionArguments) -> Tensor:
     tile = a.tile_of("forward")
     pairs, row_tiles, group = a.places(tile.rows)
     tma = tile.tma and _fits_descriptor(a.k) and _fits_descriptor(a.v)
-    with on_device(a.q.device):
+    with on_device_of(a.q):
         hstu_attention_forward[(pairs * row_tiles,)](
             a.q,
             a.k,
@@ -149,13 +153,13 @@ def forward(a: AttentionArguments) -> Tensor:
             _descriptor(a.k, tile.keys) if tma else None,
             _descriptor(a.v, tile.keys) if tma else None,
             *a.layout,
-            *a.tables(tile),
+            *a.bias_arguments,
             *a.strides,
             pairs,
             row_tiles,
             group,
             a.num_positions,
-            triton.cdiv(a.max_rows, tile.keys),
+            a.num_blocks,
             a.window or 0,
             a.alpha / 2,
             1 / a.norm_length,
@@ -190,7 +194,7 @@ def backward(
 def _backward_q(a: AttentionArguments, grad_out: Tensor, grad_q: Tensor) -> None:
     tile = a.tile_of("backward_q")
     pairs, row_tiles, group = a.places(tile.rows)
-    with on_device(a.q.device):
+    with on_device_of(a.q):
         hstu_attention_backward_q[(pairs * row_tiles,)](
             a.q,
             a.k,
@@ -198,13 +202,13 @@ def _backward_q(a: AttentionArguments, grad_out: Tensor, grad_q: Tensor) -> None
             grad_out,
             grad_q,
             *a.layout,
-            *a.tables(tile),
+            *a.bias_arguments,
             *a.strides,
             pairs,
             row_tiles,
             group,
             a.num_positions,
-            triton.cdiv(a.max_rows, tile.keys),
+            a.num_blocks,
             a.window or 0,
             a.alpha / 2,
             a.alpha / a.norm_length,
@@ -219,7 +223,7 @@ def _backward_q(a: AttentionArguments, grad_out: Tensor, grad_q: Tensor) -> None
 def _backward_kv(a: AttentionArguments, grad_out: Tensor, grad_k: Tensor, grad_v: Tensor) -> None:
     tile = a.tile_of("backward_kv")
     pairs, key_tiles, group = a.places(tile.keys)
-    with on_device(a.q.device):
+    with on_device_of(a.q):
         hstu_attention_backward_kv[(pairs * key_tiles,)](
             a.q,
             a.k,
@@ -228,13 +232,13 @@ def _backward_kv(a: AttentionArguments, grad_out: Tensor, grad_k: Tensor, grad_v
             grad_k,
             grad_v,
             *a.layout,
-            *a.tables(tile),
+            *a.bias_arguments,
             *a.strides,
             pairs,
             key_tiles,
             group,
             a.num_positions,
-            triton.cdiv(a.max_rows, tile.rows),
+            a.num_blocks,
             a.window or 0,
             a.alpha / 2,
             1 / a.norm_length,
@@ -255,9 +259,8 @@ def _backward_bias(
     grad_position = torch.zeros(copies, bias.position.shape[0], device=a.q.device)
     grad_time = torch.zeros(copies, bias.time.shape[0], device=a.q.device)
     sequences = a.offsets.shape[0] - 1
-    plan = a.plan
-    if a.q.shape[0] > 0 and plan is not None:
-        with on_device(a.q.device):
+    if a.q.shape[0] > 0 and a.times is not None and a.tables is not None:
+        with on_device_of(a.q):
             hstu_attention_bias_gradient[(sequences * triton.cdiv(a.max_rows, tile.rows),)](
                 a.q,
                 a.k,
@@ -266,9 +269,8 @@ def _backward_bias(
                 grad_position,
                 grad_time,
                 *a.layout,
-                plan.seconds,
-                plan.pairs,
-                plan.cells,
+                a.times.seconds,
+                *a.tables,
                 bias.boundaries,
                 *a.strides,
                 sequences,

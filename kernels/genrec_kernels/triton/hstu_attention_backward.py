@@ -22,7 +22,7 @@ from genrec_kernels.triton.hstu_tile import (
     program_place,
     row_limits,
     silu_and_slope_of_half,
-    tile_times,
+    tile_buckets,
     visible,
 )
 
@@ -38,7 +38,7 @@ def hstu_attention_backward_q(
     histories_ptr,
     limits_ptr,
     seconds_ptr,
-    tiles_ptr,
+    buckets_ptr,
     pairs_ptr,
     cells_ptr,
     q_row_stride,
@@ -51,7 +51,7 @@ def hstu_attention_backward_q(
     num_row_tiles,
     group,
     num_positions,
-    tile_places,
+    num_blocks,
     window,
     half_alpha,
     grad_scale,
@@ -87,7 +87,7 @@ def hstu_attention_backward_q(
     limits_ptr += start
     if HAS_BIAS:
         seconds_ptr += start
-        tiles_ptr += sequence.to(tl.int64) * (4 * num_row_tiles * tile_places)
+        buckets_ptr += sequence.to(tl.int64) * num_blocks * num_blocks
 
     row_M = first_row + tl.arange(0, M)
     tile_N = tl.arange(0, N)
@@ -133,7 +133,7 @@ def hstu_attention_backward_q(
                 half_MN,
                 q_sec_M[:, None],
                 k_sec_N[None, :],
-                *tile_times(tiles_ptr, row_tile, first_key // N, tile_places),
+                *tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N),
                 cells_ptr,
                 INTERPRETED,
             )
@@ -165,7 +165,7 @@ def hstu_attention_backward_kv(
     histories_ptr,
     limits_ptr,
     seconds_ptr,
-    tiles_ptr,
+    buckets_ptr,
     pairs_ptr,
     cells_ptr,
     q_row_stride,
@@ -178,7 +178,7 @@ def hstu_attention_backward_kv(
     num_key_tiles,
     group,
     num_positions,
-    num_row_tiles,
+    num_blocks,
     window,
     half_alpha,
     inverse_norm,
@@ -218,7 +218,7 @@ def hstu_attention_backward_kv(
     limits_ptr += start
     if HAS_BIAS:
         seconds_ptr += start
-        tiles_ptr += sequence.to(tl.int64) * (4 * num_row_tiles * num_key_tiles)
+        buckets_ptr += sequence.to(tl.int64) * num_blocks * num_blocks
 
     key_N = first_key + tl.arange(0, N)
     tile_M = tl.arange(0, M)
@@ -260,7 +260,7 @@ def hstu_attention_backward_kv(
                 half_NM,
                 q_sec_M[None, :],
                 k_sec_N[:, None],
-                *tile_times(tiles_ptr, first_row // M, key_tile, num_key_tiles),
+                *tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N),
                 cells_ptr,
                 INTERPRETED,
             )

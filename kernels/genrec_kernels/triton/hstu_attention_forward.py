@@ -20,7 +20,7 @@ from genrec_kernels.triton.hstu_tile import (
     program_place,
     row_limits,
     silu_of_half,
-    tile_times,
+    tile_buckets,
     visible,
 )
 
@@ -37,7 +37,7 @@ def hstu_attention_forward(
     histories_ptr,
     limits_ptr,
     seconds_ptr,
-    tiles_ptr,
+    buckets_ptr,
     pairs_ptr,
     cells_ptr,
     q_row_stride,
@@ -50,7 +50,7 @@ def hstu_attention_forward(
     num_row_tiles,
     group,
     num_positions,
-    tile_places,
+    num_blocks,
     window,
     half_alpha,
     inverse_norm,
@@ -91,7 +91,7 @@ def hstu_attention_forward(
     limits_ptr += start
     if HAS_BIAS:
         seconds_ptr += start
-        tiles_ptr += sequence.to(tl.int64) * (4 * num_row_tiles * tile_places)
+        buckets_ptr += sequence.to(tl.int64) * num_blocks * num_blocks
 
     row_M = first_row + tl.arange(0, M)
     tile_N = tl.arange(0, N)
@@ -131,7 +131,7 @@ def hstu_attention_forward(
                 bias_MN,
                 q_sec_M[:, None],
                 k_sec_N[None, :],
-                *tile_times(tiles_ptr, row_tile, first_key // N, tile_places),
+                *tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N),
                 cells_ptr,
                 INTERPRETED,
             )
@@ -166,7 +166,7 @@ def hstu_attention_forward(
                 half_MN,
                 q_sec_M[:, None],
                 k_sec_N[None, :],
-                *tile_times(tiles_ptr, row_tile, first_key // N, tile_places),
+                *tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N),
                 cells_ptr,
                 INTERPRETED,
             )

@@ -14,8 +14,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from genrec_kernels.plan_blocks import BLOCK_ROWS
+
 #: Cells of time differences: none, then 8 for each octave up to 2^31.
 TIME_CELLS = tl.constexpr(1 + 31 * 8)
+#: Most bucket boundaries in a tile's time differences that are compared one by one.
+MOST_STEPS = tl.constexpr(4)
+_BLOCK = tl.constexpr(BLOCK_ROWS)
 
 
 @triton.jit
@@ -64,7 +69,7 @@ def half_time_bias(apart, cells_ptr, INTERPRETED: tl.constexpr):
     integer itself is compared.
 
     Args:
-        cells_ptr: int32 [TIME_CELLS, 4], from `plan_cells`: a boundary, the bits of the half
+        cells_ptr: int32 [TIME_CELLS, 4], from `plan_tables`: a boundary, the bits of the half
             bias before and from it, the smallest difference of the cell.
     """
     if INTERPRETED:
@@ -76,23 +81,24 @@ def half_time_bias(apart, cells_ptr, INTERPRETED: tl.constexpr):
         late = apart >= tl.load(cells_ptr + 4 * cell)
         return tl.load(cells_ptr + 4 * cell + 1 + late.to(tl.int32)).to(tl.float32, bitcast=True)
     else:
+        # A difference of 0 takes the cell of 1: no boundary lies between. One load of the whole
+        # entry costs the cache less than two that wait for each other.
         return tl.inline_asm_elementwise(
             """{
-            .reg .b32 apart, cell, begin;
-            .reg .f32 rounded;
+            .reg .b32 apart, cell, begin, least;
+            .reg .f32 rounded, before, after;
             .reg .u64 address;
             .reg .pred late;
-            abs.s32 apart, $2;
-            cvt.rz.f32.s32 rounded, apart;
+            cvt.rz.f32.s32 rounded, $2;
+            abs.f32 rounded, rounded;
+            max.f32 rounded, rounded, 0f3F800000;
             mov.b32 cell, rounded;
             shr.u32 cell, cell, 20;
-            sub.s32 cell, cell, 1015;
-            max.s32 cell, cell, 0;
             mad.wide.s32 address, cell, 16, $1;
-            ld.global.nc.b32 begin, [address];
+            ld.global.nc.v4.b32 {begin, before, after, least}, [address + -16240];
+            abs.s32 apart, $2;
             setp.ge.s32 late, apart, begin;
-            @late add.u64 address, address, 4;
-            ld.global.nc.f32 $0, [address + 4];
+            selp.f32 $0, after, before, late;
             }""",
             "=f,l,r",
             [cells_ptr.to(tl.int64), apart],
@@ -103,39 +109,57 @@ def half_time_bias(apart, cells_ptr, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def add_half_time_bias(
-    half, q_sec, k_sec, many, base, begin, step, cells_ptr, INTERPRETED: tl.constexpr
-):
+def add_half_time_bias(half, q_sec, k_sec, low, high, cells_ptr, INTERPRETED: tl.constexpr):
     """Halved scores [A, B] plus half of the time bias.
 
     Works on the scores themselves, which keeps everything in the layout that the matrix product
-    left them in.
+    left them in. Most tiles' time differences lie in one or two buckets: there the bias is a
+    number, or one comparison. Only where they cross many boundaries is it looked up.
 
     Args:
         q_sec, k_sec: int32 [A, 1] and [1, B] or the other way round: seconds from any one time.
-        many, base, begin, step: from `tile_times`.
+        low, high: from `tile_buckets`.
+        cells_ptr: int32 [.., 4], from `plan_tables`; past `TIME_CELLS` an entry for each bucket:
+            its boundary, the bits of its half bias, and of how much that is more than the last.
     """
-    if many > 0:
+    steps = high - low
+    bucket_ptr = cells_ptr + 4 * (TIME_CELLS + low)
+    if steps > MOST_STEPS:
         half += half_time_bias(q_sec - k_sec, cells_ptr, INTERPRETED)
     else:
-        half += tl.where(q_sec - begin >= k_sec, base + step, base)
+        base = tl.load(bucket_ptr + 1).to(tl.float32, bitcast=True)
+        if steps == 0:
+            half += base
+        elif steps == 1:
+            begin = tl.load(bucket_ptr + 4)
+            next_base = tl.load(bucket_ptr + 5).to(tl.float32, bitcast=True)
+            half += tl.where(q_sec - begin >= k_sec, next_base, base)
+        else:
+            half += base
+            # Boundaries past the tile's last are reached by no difference.
+            for i in tl.static_range(1, MOST_STEPS + 1):
+                begin = tl.load(bucket_ptr + 4 * i)
+                step = tl.load(bucket_ptr + 4 * i + 2).to(tl.float32, bitcast=True)
+                half += tl.where(q_sec - begin >= k_sec, step, 0.0)
     return half
 
 
 @triton.jit
-def tile_times(tiles_ptr, row_tile, key_tile, num_key_tiles):
-    """What `plan_tiles` found for a tile of scores.
+def tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M: tl.constexpr, N: tl.constexpr):
+    """Least and greatest bucket of the time differences that are seen in an M x N tile.
 
-    Returns:
-        many: int32, 1 if the tile's time differences lie in more than two buckets.
-        base: else half of the bias of the smaller difference,
-        begin: the difference from which on there is another bias, and
-        step: half of how much it differs.
+    Args:
+        buckets_ptr: int16 [num_blocks, num_blocks] of the sequence, see `TimePlan`.
     """
-    tiles_ptr += 4 * (row_tile * num_key_tiles + key_tile)
-    base = tl.load(tiles_ptr + 1).to(tl.float32, bitcast=True)
-    step = tl.load(tiles_ptr + 3).to(tl.float32, bitcast=True)
-    return tl.load(tiles_ptr), base, tl.load(tiles_ptr + 2), step
+    low = 255
+    high = 0
+    buckets_ptr += first_row // _BLOCK * num_blocks + first_key // _BLOCK
+    for i in tl.static_range((M + _BLOCK - 1) // _BLOCK):
+        for j in tl.static_range((N + _BLOCK - 1) // _BLOCK):
+            entry = tl.load(buckets_ptr + i * num_blocks + j).to(tl.int32)
+            low = tl.minimum(low, entry & 255)
+            high = tl.maximum(high, (entry >> 8) & 255)
+    return tl.minimum(low, high), high
 
 
 @triton.jit
@@ -154,7 +178,7 @@ def half_position_bias(
     tile through shared memory into the layout of the scores.
 
     Args:
-        pairs_ptr: float32 [num_positions + 1, 2], from `plan_pairs`: half of the bias of a
+        pairs_ptr: float32 [num_positions + 1, 2], from `plan_tables`: half of the bias of a
             distance, and of one less.
         PAIRS: neighbours in a thread's registers are neighbouring keys of one row, as they are
             where the scores' columns are keys; one load then serves both.
