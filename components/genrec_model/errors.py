@@ -11,8 +11,11 @@
     │   ├── ArtifactError       a model artifact is missing, broken or of another version
     │   ├── RegistryError       the model registry lacks what was asked for
     │   └── RequestError        a prediction request is wrong (names the field)
-    └── EngineError             an inference engine could not do its work: HTTP 503
-        └── EngineUnavailable   the engine asked for cannot run on this machine
+    ├── EngineError             an inference engine could not do its work: HTTP 503
+    │   ├── EngineUnavailable   the engine asked for cannot run on this machine
+    │   └── EngineRestarting    the engine died and is being started again
+    ├── StoreError              the store of users' events could not do its work: HTTP 503
+    └── Overloaded              the server takes no more for now: HTTP 429 or 503
 
 A message is one line: what is wrong, where, and what to do about it.
 """
@@ -24,11 +27,14 @@ __all__ = [
     "ConfigError",
     "DataError",
     "EngineError",
+    "EngineRestarting",
     "EngineUnavailable",
     "GateFailed",
     "GenrecError",
+    "Overloaded",
     "RegistryError",
     "RequestError",
+    "StoreError",
     "UserError",
     "ValidationFailed",
 ]
@@ -95,3 +101,35 @@ class EngineError(GenrecError):
 
 class EngineUnavailable(EngineError):
     """The engine asked for cannot run on this machine."""
+
+
+class EngineRestarting(EngineError):
+    """The engine died and is being started again.
+
+    Args:
+        message: why it died.
+        retry_after_s: seconds until the next try.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StoreError(GenrecError):
+    """The store of users' events could not do its work."""
+
+
+class Overloaded(GenrecError):
+    """The server takes no more for now.
+
+    Args:
+        message: which limit is reached.
+        status: HTTP status: 429 to slow down, 503 where it is not the client's pace.
+        retry_after_s: seconds after which to try again.
+    """
+
+    def __init__(self, message: str, *, status: int, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s

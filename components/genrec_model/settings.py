@@ -43,6 +43,9 @@ class Settings(BaseSettings):
         "standard", description="how the cluster's KServe deploys, and so splits traffic"
     )
     kserve_gpus: int = Field(0, ge=0, description="NVIDIA GPUs of one model server")
+    user_store: str = Field(
+        "memory", description="where a server keeps users' events; a URL may hold a password"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's default")
 
 

@@ -13,8 +13,9 @@ from genrec_model.errors import RequestError
 from genrec_model.features.rows import Ints, UserRows, history_rows, window_start
 from genrec_model.features.vocabulary import ItemId, Vocabulary
 from genrec_model.hstu import HSTUConfig
-from genrec_serving.histories import HistoryStore, IndexedHistory
+from genrec_serving.histories import IndexedHistory
 from genrec_serving.requests import MAX_AHEAD_S, MAX_EVENTS, Events, Query
+from genrec_serving.users.histories import UserHistories
 
 #: Times beyond this (year 36812) are milliseconds by mistake, or nonsense.
 MAX_TIME = 2**40
@@ -25,18 +26,19 @@ class Encoder:
 
     Args:
         vocabulary: of the model.
-        histories: users that the server knows.
+        users: whom the server knows.
     """
 
-    def __init__(self, vocabulary: Vocabulary, histories: HistoryStore | None = None) -> None:
+    def __init__(self, vocabulary: Vocabulary, users: UserHistories | None = None) -> None:
         self._vocabulary = vocabulary
-        self._histories = histories
+        self._users = users
 
-    def history(self, query: Query, *, now: int) -> IndexedHistory:
+    async def history(self, query: Query, *, now: int) -> IndexedHistory:
         """The history that a query gives or names.
 
         Raises:
             RequestError: it gives none or both, or something in it is wrong.
+            StoreError: the store of users' events does not answer.
         """
         if not 0 <= now <= MAX_TIME:
             raise RequestError(f"{now} is not a time in unix seconds", field="now")
@@ -46,11 +48,11 @@ class Encoder:
             return self._encode(query.history, now=now)
         if query.user_id is None:
             raise RequestError("give history, or the user_id of a known user", field="history")
-        if self._histories is None:
+        if self._users is None:
             raise RequestError(
                 "this server keeps no histories: give history instead", field="user_id"
             )
-        known = self._histories.get(query.user_id)
+        known = await self._users.get(query.user_id)
         if known is None:
             raise RequestError(f"user {query.user_id!r} is unknown", field="user_id", status=404)
         return known.until(now)

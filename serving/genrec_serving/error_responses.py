@@ -7,7 +7,8 @@ The REST API answers ``{"error": {"field": ..., "message": ...}}``. KServe's pro
 from __future__ import annotations
 
 import logging
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -24,8 +25,14 @@ from kserve.errors import (
 )
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 
-from genrec_model.errors import EngineError, RequestError
-from genrec_serving.schemas import path
+from genrec_model.errors import (
+    EngineError,
+    EngineUnavailable,
+    Overloaded,
+    RequestError,
+    StoreError,
+)
+from genrec_serving.schemas import path as place
 
 logger = logging.getLogger(__name__)
 
@@ -42,53 +49,82 @@ _KSERVE_STATUS: dict[type[Exception], int] = {
 _GRPC_STATUS = {404: StatusCode.NOT_FOUND, 403: StatusCode.PERMISSION_DENIED}
 
 
+class ErrorAnswer(NamedTuple):
+    """An error as HTTP says it.
+
+    status: of the answer.
+    body: JSON.
+    retry_after_s: when to try again, for errors that pass.
+    """
+
+    status: int
+    body: bytes
+    retry_after_s: float | None = None
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Answer every exception as the module's description says."""
-    app.add_exception_handler(RequestError, _request_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(EngineError, _engine_error)
-    for kind in _KSERVE_STATUS:
-        app.add_exception_handler(kind, _kserve_error)
-    app.add_exception_handler(Exception, _internal_error)
+    kinds = (RequestError, RequestValidationError, EngineError, StoreError, Overloaded)
+    for kind in (*kinds, *_KSERVE_STATUS, Exception):
+        app.add_exception_handler(kind, _handle)
 
 
-def error_response(request: Request, status: int, field: str, message: str) -> Response:
-    """The answer to a request that failed."""
+async def _handle(request: Request, error: Exception) -> Response:
+    status, body, retry_after_s = error_answer(request.url.path, error)
+    response = Response(body, status, media_type="application/json")
+    if retry_after_s is not None:
+        response.headers["retry-after"] = retry_after(retry_after_s)
+    return response
+
+
+def error_answer(path: str, error: Exception) -> ErrorAnswer:
+    """The answer to a request that failed.
+
+    Args:
+        path: of the request's URL.
+        error: any.
+    """
+    retry_after_s = None
+    if isinstance(error, RequestError):
+        status, field = error.status, error.field
+        message = str(error).removeprefix(f"{field}: ")
+    elif isinstance(error, RequestValidationError):
+        # FastAPI's own complaint. The V2 body is one of two types to it, named in the place.
+        first = error.errors()[0]
+        skipped = {"body", "path", "query", "InferenceRequest", "bytes"}
+        where = [part for part in first["loc"] if part not in skipped]
+        status, field, message = 400, place(where) or "body", str(first["msg"])
+    elif isinstance(error, Overloaded):
+        status, field, message = error.status, "server", str(error)
+        retry_after_s = error.retry_after_s
+    elif isinstance(error, (EngineError, StoreError)):
+        logger.warning("%s: %s", path, error)
+        status, field = 503, "store" if isinstance(error, StoreError) else "engine"
+        message = str(error)
+        if not isinstance(error, EngineUnavailable):  # which stays so
+            retry_after_s = getattr(error, "retry_after_s", 1.0)
+    elif isinstance(error, tuple(_KSERVE_STATUS)):
+        status = next(code for kind, code in _KSERVE_STATUS.items() if isinstance(error, kind))
+        field = "model" if isinstance(error, (ModelNotFound, ModelNotReady)) else "body"
+        message = str(error)
+    else:
+        logger.error("%s failed", path, exc_info=error)
+        status, field = 500, "server"
+        message = f"internal error ({type(error).__name__})"
+    return ErrorAnswer(status, error_body(path, field, message), retry_after_s)
+
+
+def error_body(path: str, field: str, message: str) -> bytes:
+    """JSON of an error, in the form of the protocol that the path belongs to."""
     error: Any = {"field": field, "message": message}
-    if request.url.path.startswith(("/v1/models", "/v2")):
+    if path.startswith(("/v1/models", "/v2")):
         error = f"{field}: {message}"
-    return Response(orjson.dumps({"error": error}), status, media_type="application/json")
+    return orjson.dumps({"error": error})
 
 
-async def _request_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)
-    message = str(error).removeprefix(f"{error.field}: ")
-    return error_response(request, error.status, error.field, message)
-
-
-async def _validation_error(request: Request, error: Exception) -> Response:
-    """FastAPI's own complaint about a V2 body."""
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    # The body is one of two types to FastAPI, and it names the type in the path.
-    where = [part for part in first["loc"] if part not in {"body", "InferenceRequest", "bytes"}]
-    return error_response(request, 400, path(where) or "body", str(first["msg"]))
-
-
-async def _engine_error(request: Request, error: Exception) -> Response:
-    logger.warning("%s: %s", request.url.path, error)
-    return error_response(request, 503, "engine", str(error))
-
-
-async def _kserve_error(request: Request, error: Exception) -> Response:
-    status = next(code for kind, code in _KSERVE_STATUS.items() if isinstance(error, kind))
-    field = "model" if isinstance(error, (ModelNotFound, ModelNotReady)) else "body"
-    return error_response(request, status, field, str(error))
-
-
-async def _internal_error(request: Request, error: Exception) -> Response:
-    logger.error("%s failed", request.url.path, exc_info=error)
-    return error_response(request, 500, "server", f"internal error ({type(error).__name__})")
+def retry_after(seconds: float) -> str:
+    """The header's value: whole seconds, at least 1."""
+    return str(max(math.ceil(seconds), 1))
 
 
 class StatusInterceptor(ExceptionToStatusInterceptor):
@@ -101,7 +137,9 @@ class StatusInterceptor(ExceptionToStatusInterceptor):
         if isinstance(ex, RequestError):
             status = _GRPC_STATUS.get(ex.status, StatusCode.INVALID_ARGUMENT)
             await context.abort(status, str(ex))
-        elif isinstance(ex, (EngineError, ModelNotReady, ServerNotReady)):
+        elif isinstance(ex, Overloaded) and ex.status == 429:
+            await context.abort(StatusCode.RESOURCE_EXHAUSTED, str(ex))
+        elif isinstance(ex, (EngineError, StoreError, Overloaded, ModelNotReady, ServerNotReady)):
             await context.abort(StatusCode.UNAVAILABLE, str(ex))
         elif isinstance(ex, InvalidInput):
             await context.abort(StatusCode.INVALID_ARGUMENT, str(ex))

@@ -1,11 +1,11 @@
-"""Histories that the server knows, so that a request can name a user instead.
+"""Histories of a data set in the indices of a model: what the server knows of users from the start.
 
 Letters in shapes: n events of a user, E events of all.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,9 @@ import polars as pl
 from genrec_model.errors import DataError
 from genrec_model.features.rows import Ints
 from genrec_model.features.vocabulary import ItemId, Vocabulary
+
+#: As Python writes an integer of 64 bits or so, so that no two texts are one user.
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 COLUMNS = ("user_id", "item_id", "timestamp", "action")
 
@@ -40,6 +43,16 @@ class IndexedHistory:
         n = int(np.searchsorted(self.timestamps, timestamp, side="right"))
         return self.since(0, n)
 
+    def merged(self, other: IndexedHistory) -> IndexedHistory:
+        """Events of both in order of time; of one second, those of `other` last."""
+        items = np.concatenate([self.items, other.items])
+        actions = np.concatenate([self.actions, other.actions])
+        timestamps = np.concatenate([self.timestamps, other.timestamps])
+        order = np.argsort(timestamps, kind="stable")
+        return IndexedHistory(
+            items=items[order], actions=actions[order], timestamps=timestamps[order]
+        )
+
     def since(self, start: int, end: int | None = None) -> IndexedHistory:
         """Events from `start` on, up to `end`."""
         part = slice(start, end)
@@ -48,19 +61,7 @@ class IndexedHistory:
         )
 
 
-class HistoryStore(ABC):
-    """Histories by user; reading one has no effect."""
-
-    @abstractmethod
-    def get(self, user_id: ItemId) -> IndexedHistory | None:
-        """All events of the user, or None where the store does not know them."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Number of users."""
-
-
-class ParquetHistories(HistoryStore):
+class ParquetHistories:
     """Histories of an event table, read once and kept in memory.
 
     Args:
@@ -87,6 +88,7 @@ class ParquetHistories(HistoryStore):
             actions=vocabulary.encode_actions(events["action"]),
             timestamps=events["timestamp"].to_numpy().astype(np.int64),
         )
+        self._integer_ids = events["user_id"].dtype.is_integer()
         users = events["user_id"].rle().struct.unnest()
         ends = users["len"].cast(pl.Int64).cum_sum().to_list()
         self._span: dict[ItemId, tuple[int, int]] = (
@@ -101,9 +103,15 @@ class ParquetHistories(HistoryStore):
         )
 
     def get(self, user_id: ItemId) -> IndexedHistory | None:
-        """As the base class says."""
+        """All events of the user, or None for a user who is not in the table."""
         span = self._span.get(user_id)
         return None if span is None else self._events.since(*span)
+
+    def user_key(self, user_id: ItemId) -> ItemId:
+        """The id as this table spells it: 42 for "42" where its ids are integers, and back."""
+        if self._integer_ids and isinstance(user_id, str):
+            return int(user_id) if _INTEGER.fullmatch(user_id) else user_id
+        return user_id if self._integer_ids else str(user_id)
 
     def __len__(self) -> int:
         return len(self._span)

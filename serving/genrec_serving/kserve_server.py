@@ -216,7 +216,7 @@ class RecommenderServer(ModelServer):
             await asyncio.gather(http, self._grpc.stop(), return_exceptions=True)
             stopped.cancel()
             start.cancel()
-            model.stop_engine()
+            await model.close()
         for task in (http, grpc):
             if task.done() and not task.cancelled() and (error := task.exception()):
                 raise error

@@ -74,11 +74,11 @@ class RecommenderModel(Model):
         """KServe calls this for a model that is not ready; it loads only once, at the start."""
         return bool(self.ready)
 
-    def stop_engine(self) -> None:
-        """Close the engines; the model is not ready any more."""
+    async def close(self) -> None:
+        """Close all that the recommender holds; the model is not ready any more."""
         self.ready = False
         if self._loaded is not None:
-            self._loaded[0].close()
+            await self._loaded[0].close()
 
     async def healthy(self) -> bool:
         """Whether requests can be answered."""

@@ -17,7 +17,6 @@ from genrec_model.features.reserved import NUM_RESERVED
 from genrec_model.features.rows import Ints
 from genrec_serving.encoding import Encoder, user_rows
 from genrec_serving.engines.interface import RankCall, RecommendCall, Scored
-from genrec_serving.histories import HistoryStore
 from genrec_serving.requests import (
     BY_SCORE,
     MAX_CANDIDATES,
@@ -30,6 +29,7 @@ from genrec_serving.requests import (
     ScoredItem,
 )
 from genrec_serving.strategy import STRATEGIES, Choice, Strategies
+from genrec_serving.users.histories import UserHistories
 
 #: A user of whom nothing is known.
 NOBODY = Query(history=Events(item_ids=(), actions=(), timestamps=()))
@@ -62,7 +62,7 @@ class Recommender:
         strategies: its engines.
         name: of the model.
         version: of the model.
-        histories: users that the server knows.
+        users: whom the server knows.
         clock: unix seconds.
     """
 
@@ -73,18 +73,18 @@ class Recommender:
         strategies: Strategies,
         name: str,
         version: str,
-        histories: HistoryStore | None = None,
+        users: UserHistories | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.artifact = artifact
         self.strategies = strategies
         self.name = name
         self.version = version
-        self.histories = histories
+        self.users = users
         self._clock = clock
         self._vocabulary = artifact.vocabulary
         self._spec = artifact.dataset.spec
-        self._encoder = Encoder(self._vocabulary, histories)
+        self._encoder = Encoder(self._vocabulary, users)
 
     @property
     def healthy(self) -> bool:
@@ -104,7 +104,7 @@ class Recommender:
                 raise RequestError(f"{query.k} is not between 1 and {MAX_K}", field="k")
             choice = await self._choose(query)
             now = self._now(query)
-            history = self._encoder.history(query, now=now)
+            history = await self._encoder.history(query, now=now)
             exclude = [self._encoder.known_items(query.deny, field="deny")]
             exclude_seen = query.exclude_seen
             if exclude_seen if exclude_seen is not None else self._spec.exclude_seen:
@@ -133,7 +133,7 @@ class Recommender:
             order_by = self._order_by(query)
             choice = await self._choose(query)
             now = self._now(query)
-            history = self._encoder.history(query, now=now)
+            history = await self._encoder.history(query, now=now)
             call = RankCall(
                 rows=user_rows(history, self.artifact.config, now=now),
                 now=now,
@@ -155,7 +155,8 @@ class Recommender:
             EngineError: the default engine cannot.
         """
         now = int(self._clock())
-        rows = user_rows(self._encoder.history(NOBODY, now=now), self.artifact.config, now=now)
+        history = await self._encoder.history(NOBODY, now=now)
+        rows = user_rows(history, self.artifact.config, now=now)
         engine = (await self.strategies.choose(None)).engine
         found = await engine.recommend(
             RecommendCall(rows=rows, now=now, k=1, exclude=np.empty(0, np.int64))
@@ -164,9 +165,11 @@ class Recommender:
         if len(found.items) != 1:
             raise EngineError(f"engine {engine.name} recommends nothing to a new user")
 
-    def close(self) -> None:
-        """Close the engines."""
+    async def close(self) -> None:
+        """Close the engines and the store of users."""
         self.strategies.close()
+        if self.users is not None:
+            await self.users.store.close()
 
     async def _choose(self, query: Query) -> Choice:
         if query.strategy is not None and query.strategy not in STRATEGIES:

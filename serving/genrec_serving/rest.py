@@ -26,6 +26,7 @@ from genrec_serving.schemas import (
     parse_json,
 )
 from genrec_serving.strategy import STRATEGIES
+from genrec_serving.users.events import MAX_APPEND
 
 #: Gives the recommender, or raises `EngineError` while there is none yet.
 GetRecommender = Callable[[], Recommender]
@@ -40,18 +41,25 @@ def rest_router(recommender: GetRecommender, metrics: RequestMetrics) -> APIRout
         with metrics.request("rest") as observer:
             body = parse_json(RecommendBody, await request.body())
             observer.answer = await recommender().recommend(body.query())
-        return _json(answer_to_dict(observer.answer))
+        return json_response(answer_to_dict(observer.answer))
 
     @router.post("/v1/rank", **_documented(RankBody, "Scores of given items"))
     async def rank(request: Request) -> Response:
         with metrics.request("rest") as observer:
             body = parse_json(RankBody, await request.body())
             observer.answer = await recommender().rank(body.query())
-        return _json(answer_to_dict(observer.answer))
+        return json_response(answer_to_dict(observer.answer))
 
     @router.get("/v1/stats", summary="The model, its engines, and what was answered so far")
     async def stats() -> Response:
-        return _json({**describe(recommender()), "requests": metrics.snapshot()})
+        found = recommender()
+        return json_response(
+            {
+                **describe(found),
+                "users": await describe_users(found),
+                "requests": metrics.snapshot(),
+            }
+        )
 
     @router.get("/healthz", summary="Whether the process is to be kept")
     async def live() -> Response:
@@ -96,8 +104,25 @@ def describe(recommender: Recommender) -> dict[str, Any]:
             "started": strategies.started,
             "unavailable": strategies.unavailable,
         },
-        "users": None if recommender.histories is None else len(recommender.histories),
-        "limits": {"events": MAX_EVENTS, "candidates": MAX_CANDIDATES, "k": MAX_K},
+        "limits": {
+            "events": MAX_EVENTS,
+            "candidates": MAX_CANDIDATES,
+            "k": MAX_K,
+            "append": MAX_APPEND,
+        },
+    }
+
+
+async def describe_users(recommender: Recommender) -> dict[str, Any] | None:
+    """Whom the server knows."""
+    users = recommender.users
+    if users is None:
+        return None
+    return {
+        "dataset": 0 if users.base is None else len(users.base),
+        "store": users.store.name,
+        "appended": await users.store.count(),
+        "events_per_user": users.store.events_per_user,
     }
 
 
@@ -117,13 +142,13 @@ def _documented(body: type[BaseModel], summary: str) -> dict[str, Any]:
         "openapi_extra": {
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": _inlined(body)}},
+                "content": {"application/json": {"schema": inlined(body)}},
             }
         },
     }
 
 
-def _inlined(model: type[BaseModel]) -> dict[str, Any]:
+def inlined(model: type[BaseModel]) -> dict[str, Any]:
     """The model's JSON schema with its definitions in place of the references to them."""
     schema = model.model_json_schema()
     definitions = schema.pop("$defs", {})
@@ -139,9 +164,10 @@ def _inlined(model: type[BaseModel]) -> dict[str, Any]:
     return resolved
 
 
-def _json(value: Any, status: int = 200) -> Response:
+def json_response(value: Any, status: int = 200) -> Response:
+    """An answer in JSON."""
     return Response(orjson.dumps(value), status, media_type="application/json")
 
 
 def _health(healthy: bool) -> Response:
-    return _json({"status": "ok" if healthy else "unavailable"}, 200 if healthy else 503)
+    return json_response({"status": "ok" if healthy else "unavailable"}, 200 if healthy else 503)

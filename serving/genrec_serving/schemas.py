@@ -29,6 +29,7 @@ from genrec_serving.requests import (
     RecommendQuery,
 )
 from genrec_serving.strategy import Strategy
+from genrec_serving.users.events import MAX_APPEND, MAX_ID_LENGTH, UserEvent
 
 
 def _item_id(value: Any) -> int | str:
@@ -146,6 +147,63 @@ class RankBody(QueryBody):
             candidates=self.candidates,
             order_by=self.order_by,
         )
+
+
+class AppendedEvent(Event):
+    """Something that the user did, to be kept."""
+
+    event_id: str = Field(
+        description=f"chosen by the client, 1 to {MAX_ID_LENGTH} characters: to send it again is "
+        "safe"
+    )
+    value: float | None = Field(None, description="rating or spend; kept, not used")
+
+
+class AppendBody(Body):
+    """Events of one user, in any order; at least once is enough."""
+
+    events: list[AppendedEvent] = Field(description=f"1 to {MAX_APPEND} events")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "events": [
+                    {"event_id": "a1", "item_id": 1000, "action": "view", "timestamp": 1700000000}
+                ]
+            }
+        }
+    )
+
+    def user_events(self) -> list[UserEvent]:
+        """For the store."""
+        return [UserEvent(**event.model_dump()) for event in self.events]
+
+
+class AppendedBody(BaseModel):
+    """What became of the events. They are safe now."""
+
+    user_id: str
+    accepted: int
+    duplicates: int = Field(description="kept before, by their ids")
+    too_old: int = Field(description="not kept: events of their time were dropped already")
+    unknown_items: int = Field(description="of items that the model does not know yet")
+    held: int = Field(description="events of the user that are kept now")
+
+
+class UserBody(BaseModel):
+    """What is held of a user."""
+
+    user_id: str
+    held: int = Field(description="appended events")
+    dataset_events: int = Field(description="further events, from the data set")
+    events: list[AppendedEvent] = Field(description="the latest appended ones, oldest first")
+
+
+class ForgottenBody(BaseModel):
+    """Whether something was held of the user; now nothing is."""
+
+    user_id: str
+    forgotten: bool
 
 
 class ScoredItemBody(BaseModel):

@@ -48,6 +48,10 @@ class ServerOptions:
         http_port: V1, V2 and the REST API.
         grpc_port: V2 over gRPC.
         histories: event table whose users requests may name.
+        user_store: where appended events are kept: ``memory``, ``sqlite:PATH`` or a Redis URL;
+            the setting of that name where None.
+        events_per_user: most events that are kept of a user; enough for the model where None.
+        max_users: most users that the store ``memory`` keeps.
         kv_cache_mb: memory for cached histories, in MiB.
         strategy: engine of requests that name none.
         threads: CPU threads of an engine.
@@ -62,6 +66,9 @@ class ServerOptions:
     http_port: int = 8080
     grpc_port: int = 8081
     histories: Path | None = None
+    user_store: str | None = None
+    events_per_user: int | None = None
+    max_users: int = 100_000
     kv_cache_mb: int = 128
     strategy: str = "auto"
     threads: int = 1
@@ -140,16 +147,25 @@ def load_recommender(options: ServerOptions) -> Recommender:
         GenrecError: something that it needs is missing or broken.
     """
     from genrec_model.artifact import Artifact
+    from genrec_model.settings import settings
     from genrec_serving.engines.vllm_engine import VllmOptions
     from genrec_serving.histories import ParquetHistories
     from genrec_serving.recommender import Recommender
     from genrec_serving.strategy import start_strategies
+    from genrec_serving.users.histories import UserHistories
+    from genrec_serving.users.open_store import open_store
 
     path, version = resolve(options)
     artifact = Artifact(path)
-    histories = None
+    base = None
     if options.histories is not None:
-        histories = ParquetHistories(options.histories, artifact.vocabulary)
+        base = ParquetHistories(options.histories, artifact.vocabulary)
+    store = open_store(
+        options.user_store or settings().user_store,
+        max_history=artifact.config.max_history,
+        events_per_user=options.events_per_user,
+        max_users=options.max_users,
+    )
     strategies = start_strategies(
         artifact,
         version=version,
@@ -161,7 +177,7 @@ def load_recommender(options: ServerOptions) -> Recommender:
         strategies=strategies,
         name=options.model_name,
         version=version,
-        histories=histories,
+        users=UserHistories(artifact.vocabulary, store=store, base=base),
     )
 
 
@@ -170,6 +186,7 @@ def build_app(recommender: Callable[[], Recommender], metrics: RequestMetrics) -
     from fastapi import FastAPI
 
     from genrec_serving.rest import rest_router
+    from genrec_serving.rest_users import users_router
 
     app = FastAPI(
         title="genrec",
@@ -178,6 +195,7 @@ def build_app(recommender: Callable[[], Recommender], metrics: RequestMetrics) -
         redoc_url=None,
     )
     app.include_router(rest_router(recommender, metrics))
+    app.include_router(users_router(recommender))
     return app
 
 
@@ -218,6 +236,14 @@ def main(
     histories: Annotated[
         Path | None, typer.Option(help="events.parquet of users whom requests may name")
     ] = None,
+    user_store: Annotated[
+        str | None,
+        typer.Option(help="appended events: memory, sqlite:PATH or redis://HOST:PORT"),
+    ] = None,
+    events_per_user: Annotated[
+        int | None, typer.Option(min=1, help="most appended events kept of a user")
+    ] = None,
+    max_users: Annotated[int, typer.Option(min=1, help="most users that memory keeps")] = 100_000,
     kv_cache_mb: Annotated[int, typer.Option(min=1, help="memory for cached histories, MiB")] = 128,
     strategy: Annotated[
         str, typer.Option(help="auto, vllm, tensorrt, onnxruntime or torch")
@@ -239,6 +265,9 @@ def main(
         http_port=http_port,
         grpc_port=grpc_port,
         histories=histories,
+        user_store=user_store,
+        events_per_user=events_per_user,
+        max_users=max_users,
         kv_cache_mb=kv_cache_mb,
         strategy=strategy,
         threads=threads,

@@ -36,6 +36,26 @@ def test_an_unknown_user_is_none(store, user) -> None:
     assert store.get(user) is None
 
 
+def test_how_a_table_spells_its_users(store, tmp_path, served_artifact) -> None:
+    assert [store.user_key(user) for user in (2, "2", "-2", "02", "2 ", "x")] == [
+        2, 2, -2, "02", "2 ", "x",
+    ]  # fmt: skip
+    path = tmp_path / "events.parquet"
+    row = {"user_id": ["1"], "item_id": [1000], "timestamp": [1], "action": ["view"]}
+    pl.DataFrame(row).write_parquet(path)
+    texts = ParquetHistories(path, served_artifact.vocabulary)
+    assert (texts.user_key(1), texts.user_key("1")) == ("1", "1")
+
+
+def test_merged_histories_are_in_time_order(store) -> None:
+    one, other = store.get(1), store.get(2)
+    merged = one.merged(other)
+    assert len(merged) == 22
+    assert (merged.timestamps[1:] >= merged.timestamps[:-1]).all()
+    same = other.merged(other)
+    assert same.items.tolist() == [6, 6, UNKNOWN, UNKNOWN]
+
+
 def test_an_empty_table(tmp_path, served_artifact) -> None:
     path = tmp_path / "events.parquet"
     schema = {"user_id": pl.Int64, "item_id": pl.Int64, "timestamp": pl.Int64, "action": pl.String}

@@ -13,6 +13,8 @@ from genrec_serving.histories import ParquetHistories
 from genrec_serving.recommender import Recommender
 from genrec_serving.requests import Events, RankQuery, RecommendQuery
 from genrec_serving.strategy import Strategies, start_strategies
+from genrec_serving.users.histories import UserHistories
+from genrec_serving.users.memory_store import MemoryStore
 
 NOW = 1_700_000_000
 
@@ -28,7 +30,15 @@ def events(*rows: tuple[Any, str, int]) -> Events:
 SOME = events((1003, "view", NOW - 100), (1007, "buy", NOW - 50))
 
 
-def build(artifact, histories=None) -> Recommender:
+def known_users(artifact, path) -> UserHistories:
+    return UserHistories(
+        artifact.vocabulary,
+        store=MemoryStore(events_per_user=512, max_users=10),
+        base=ParquetHistories(path, artifact.vocabulary),
+    )
+
+
+def build(artifact, users=None) -> Recommender:
     engine = TorchEngine(artifact)
     strategies = Strategies(
         factories={}, started={"torch": engine}, default="auto", unavailable={"vllm": "vllm: no"}
@@ -38,19 +48,19 @@ def build(artifact, histories=None) -> Recommender:
         strategies=strategies,
         name="tiny",
         version="7",
-        histories=histories,
+        users=users,
         clock=lambda: NOW + 0.5,
     )
 
 
 @pytest.fixture(scope="module")
 def recommender(served_artifact, histories_file) -> Recommender:
-    return build(served_artifact, ParquetHistories(histories_file, served_artifact.vocabulary))
+    return build(served_artifact, known_users(served_artifact, histories_file))
 
 
 async def test_an_answer_says_all(recommender, truth) -> None:
     answer = await recommender.recommend(RecommendQuery(history=SOME, k=3, exclude_seen=False))
-    rows = recommender._encoder.history(RecommendQuery(history=SOME), now=NOW)
+    rows = await recommender._encoder.history(RecommendQuery(history=SOME), now=NOW)
     wanted = truth.recommend(user_rows(rows, truth.artifact.config, now=NOW), 3)
     assert [item.item_id for item in answer.items] == (wanted.items - 3 + 1000).tolist()
     assert answer.items[0].title == f"Thing {wanted.items[0] - 3}"

@@ -177,6 +177,27 @@ def test_a_second_request_finds_its_history_in_the_cache(http, truth) -> None:
     assert_same(as_arrays([second], 10), as_arrays([first], 10))
 
 
+def test_appended_events_extend_what_is_cached(http, truth) -> None:
+    history, now = truth.events_json(45, seed=25), truth.now
+    events = [{**event, "event_id": f"e{i}"} for i, event in enumerate(history)]
+
+    def append(part: list[dict[str, Any]]) -> dict[str, Any]:
+        return http.post("/v1/users/new-25/events", json={"events": part}).json()
+
+    body = {"user_id": "new-25", "now": now}
+    assert http.post("/v1/recommend", json=body).status_code == 404
+    assert append(events[:40])["accepted"] == 40
+    first = http.post("/v1/recommend", json=body).json()
+    assert append(events[30:])["duplicates"] == 10
+    second = http.post("/v1/recommend", json=body).json()
+    assert (first["cached_events"], second["cached_events"]) == (0, 31)
+    assert (first["history_events"], second["history_events"]) == (40, 45)
+    wanted = http.post("/v1/recommend", json={"history": history, "now": now}).json()
+    assert_same(as_arrays([second], 10), as_arrays([wanted], 10))
+    assert http.delete("/v1/users/new-25").json() == {"user_id": "new-25", "forgotten": True}
+    assert http.post("/v1/recommend", json=body).status_code == 404
+
+
 @pytest.mark.parametrize("strategy", ["vllm", "onnxruntime", "torch"])
 def test_a_request_may_force_its_engine(http, truth, strategy) -> None:
     body = {"history": truth.events_json(33, seed=23), "now": truth.now}
@@ -268,7 +289,8 @@ def test_stats(http) -> None:
     assert stats["strategies"]["default"] == "auto"
     assert stats["strategies"]["started"][0] == "vllm"
     assert "tensorrt" in stats["strategies"]["unavailable"]
-    assert stats["users"] == 2
+    assert stats["users"]["dataset"] == 2
+    assert stats["users"]["store"] == "memory"
     before = stats["requests"]["answered"]["total"]
     http.post("/v1/recommend", json={"history": []})
     after = http.get("/v1/stats").json()["requests"]

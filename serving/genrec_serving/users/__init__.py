@@ -1,0 +1,1 @@
+"""What users did since the data set was made: appended events, and where they are kept."""

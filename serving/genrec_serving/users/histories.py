@@ -1,0 +1,191 @@
+"""Histories by user id: events of the data set, extended by appended ones."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from genrec_model.errors import RequestError
+from genrec_model.features.reserved import UNKNOWN, UNKNOWN_ACTION
+from genrec_model.features.vocabulary import ItemId, Vocabulary
+from genrec_serving.histories import IndexedHistory, ParquetHistories
+from genrec_serving.requests import MAX_AHEAD_S
+from genrec_serving.users.events import (
+    MAX_APPEND,
+    MAX_ID_LENGTH,
+    Appended,
+    UserEvent,
+    UserState,
+)
+from genrec_serving.users.store import HistoryStore
+
+#: Events of all histories that are kept in the model's indices, 24 bytes each.
+MAX_INDEXED_EVENTS = 2_000_000
+
+
+class UserView(NamedTuple):
+    """What is held of a user.
+
+    events: appended ones, in order of time.
+    dataset_events: further events, from the data set.
+    """
+
+    events: Sequence[UserEvent]
+    dataset_events: int
+
+
+class UserHistories:
+    """What the server knows of users. 42 and "42" are the same user.
+
+    Args:
+        vocabulary: of the model. Items and actions that it lacks become its "unknown", as in
+            training.
+        store: appended events.
+        base: events of the data set.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, *, store: HistoryStore, base: ParquetHistories | None = None
+    ) -> None:
+        self._vocabulary = vocabulary
+        self.store = store
+        self.base = base
+        self._indexed: OrderedDict[str, tuple[str, IndexedHistory]] = OrderedDict()
+        self._indexed_events = 0
+
+    async def get(self, user_id: ItemId) -> IndexedHistory | None:
+        """All events of the user in order of time, None for a user who is not known.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        user = str(user_id)
+        tag = await self.store.tag(user)
+        if tag is None:
+            return self._from_base(user_id)
+        if user in self._indexed and self._indexed[user][0] == tag:
+            self._indexed.move_to_end(user)
+            return self._indexed[user][1]
+        state = await self.store.read(user)
+        if state is None:  # forgotten in between
+            return self._from_base(user_id)
+        base = None if state.hides_base else self._from_base(user_id)
+        if base is None and not state.events:
+            return None
+        history = self._history(state, base)
+        self._keep(user, state.tag, history)
+        return history
+
+    async def append(
+        self, user_id: ItemId, events: Sequence[UserEvent], *, now: int
+    ) -> tuple[Appended, int]:
+        """Keep events that are not kept yet; what became of them, and how many items are unknown.
+
+        Args:
+            user_id: any user.
+            events: in any order.
+            now: unix seconds.
+
+        Raises:
+            RequestError: something in an event is wrong; none is kept.
+            StoreError: the store does not answer.
+        """
+        check_user(user_id)
+        self._check(events, now=now)
+        appended = await self.store.append(str(user_id), events)
+        return appended, sum(e.item_id not in self._vocabulary.index_of for e in events)
+
+    async def view(self, user_id: ItemId) -> UserView | None:
+        """What is held of a user, None for one who is not known.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        state = await self.store.read(str(user_id)) or UserState("")
+        base = None if state.hides_base else self._from_base(user_id)
+        if base is None and not state.events:
+            return None
+        return UserView(state.events, 0 if base is None else len(base))
+
+    async def forget(self, user_id: ItemId) -> bool:
+        """Forget all of a user, also their events in the data set; whether there was something.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        user = str(user_id)
+        in_base = self._from_base(user_id) is not None
+        forgotten = await self.store.forget(user, hide_base=in_base)
+        self._drop(user)
+        return forgotten
+
+    def _check(self, events: Sequence[UserEvent], *, now: int) -> None:
+        """Refuse what no model could ever use; a new item is none of it."""
+        if not 1 <= len(events) <= MAX_APPEND:
+            raise RequestError(f"{len(events)} events; give 1 to {MAX_APPEND}", field="events")
+        vocabulary = self._vocabulary
+        example = vocabulary.item_ids[0]
+        for i, event in enumerate(events):
+            if not 1 <= len(event.event_id) <= MAX_ID_LENGTH:
+                raise RequestError(
+                    f"give 1 to {MAX_ID_LENGTH} characters", field=f"events[{i}].event_id"
+                )
+            if type(event.item_id) is not type(example) or not _storable(event.item_id):
+                raise RequestError(
+                    f"ids of this catalogue look like {example!r}", field=f"events[{i}].item_id"
+                )
+            if event.action not in vocabulary.action_index_of:
+                raise RequestError(
+                    f"action {event.action!r} is unknown: use one of "
+                    f"{', '.join(vocabulary.actions)}",
+                    field=f"events[{i}].action",
+                )
+            if not 0 <= event.timestamp <= now + MAX_AHEAD_S:
+                raise RequestError(
+                    f"{event.timestamp} is negative or in the future; times are unix seconds, "
+                    f"now is {now}",
+                    field=f"events[{i}].timestamp",
+                )
+
+    def _from_base(self, user_id: ItemId) -> IndexedHistory | None:
+        return None if self.base is None else self.base.get(self.base.user_key(user_id))
+
+    def _history(self, state: UserState, base: IndexedHistory | None) -> IndexedHistory:
+        index_of, action_index_of = self._vocabulary.index_of, self._vocabulary.action_index_of
+        events = state.events
+        appended = IndexedHistory(
+            items=np.array([index_of.get(e.item_id, UNKNOWN) for e in events], np.int64),
+            actions=np.array(
+                [action_index_of.get(e.action, UNKNOWN_ACTION) for e in events], np.int64
+            ),
+            timestamps=np.array([e.timestamp for e in events], np.int64),
+        )
+        return appended if base is None else base.merged(appended)
+
+    def _keep(self, user: str, tag: str, history: IndexedHistory) -> None:
+        self._drop(user)
+        self._indexed[user] = (tag, history)
+        self._indexed_events += len(history)
+        while self._indexed_events > MAX_INDEXED_EVENTS and len(self._indexed) > 1:
+            self._drop(next(iter(self._indexed)))
+
+    def _drop(self, user: str) -> None:
+        if user in self._indexed:
+            self._indexed_events -= len(self._indexed.pop(user)[1])
+
+
+def check_user(user_id: ItemId) -> None:
+    """Bound what a store is asked for.
+
+    Raises:
+        RequestError: the id is empty or too long.
+    """
+    if not 1 <= len(str(user_id)) <= MAX_ID_LENGTH:
+        raise RequestError(f"give 1 to {MAX_ID_LENGTH} characters", field="user_id")
+
+
+def _storable(item: ItemId) -> bool:
+    return -(2**63) <= item < 2**63 if isinstance(item, int) else len(item) <= MAX_ID_LENGTH
