@@ -26,8 +26,10 @@ class HotSet:
     """
 
     def __init__(self, num_ids: int, capacity: int) -> None:
-        self.slot_of: Ints = np.full(num_ids, NO_SLOT, np.int64)
+        self.slot_of: NDArray[np.int32] = np.full(num_ids, NO_SLOT, np.int32)
         self.id_of: Ints = np.full(capacity, -1, np.int64)
+        # Slots that were never used: from here on.
+        self._unused = 0
 
     def __len__(self) -> int:
         """Slots in use."""
@@ -36,7 +38,7 @@ class HotSet:
     @property
     def residents(self) -> Ints:
         """Ids that have a slot, ascending."""
-        return np.flatnonzero(self.slot_of != NO_SLOT)
+        return np.sort(self.id_of[self.id_of >= 0])
 
     def apply(self, plan: Plan) -> Ints:
         """Carry a plan out.
@@ -50,12 +52,15 @@ class HotSet:
         left = self.slot_of[plan.evict]
         if (left == NO_SLOT).any() or (self.slot_of[plan.admit] != NO_SLOT).any():
             raise ValueError("a plan must evict residents and admit others")
-        free = np.flatnonzero(self.id_of < 0)
-        slots: Ints = np.concatenate([left, free])[: len(plan.admit)]
-        if len(slots) < len(plan.admit):
-            raise ValueError(f"{len(plan.admit)} ids do not fit into {len(slots)} slots")
+        more = len(plan.admit) - len(left)
+        if more < 0 or self._unused + more > len(self.id_of):
+            raise ValueError(
+                f"{len(plan.admit)} ids do not fit into the {len(left)} slots that are left "
+                f"and {len(self.id_of) - self._unused} free ones"
+            )
+        slots: Ints = np.concatenate([left, np.arange(self._unused, self._unused + more)])
+        self._unused += more
         self.slot_of[plan.evict] = NO_SLOT
-        self.id_of[left] = -1
         self.slot_of[plan.admit] = slots
         self.id_of[slots] = plan.admit
-        return slots
+        return slots.astype(np.int64)

@@ -3,9 +3,11 @@
 An item that was missed is not simply inserted. After each batch the residents and the items that
 the batch used are ranked by the learnt chance of their next use (:mod:`genrec_cache.reuse_model`).
 A newcomer takes a resident's slot only if it is better by a margin, and only so many rows are
-copied a batch. Items of batches that are already queued can be announced: they come first.
+copied a batch. Items of batches that are already queued can be announced: they come first. In a
+large cache only some of the residents are ranked after each batch, in turns, so that a batch costs
+time by its own length and not by that of the table.
 
-Letters in shapes: V ids, K ids of a batch.
+Letters in shapes: V ids, K ids of a batch, M residents, R residents whose turn it is.
 """
 
 from __future__ import annotations
@@ -32,24 +34,30 @@ class PolicySettings:
         fast_half_life, slow_half_life: of the use counts, in batches.
         margin: log odds by which a newcomer must beat the resident whose slot it takes.
         max_copies: rows copied a batch at most, beyond those that fill free slots; None: no bound.
+        contest: residents that defend their slots after a batch; where there are more, they take
+            turns.
         sample: ids that the model learns from after a batch.
         memory, trust: see :class:`ReuseModel`.
 
     Raises:
-        ValueError: a half-life, `sample` or `memory` is out of range, or a bound is negative.
+        ValueError: a half-life, `contest`, `sample` or `memory` is out of range, or a bound is
+            negative.
     """
 
     fast_half_life: float = 16.0
     slow_half_life: float = 128.0
     margin: float = 0.93
     max_copies: int | None = None
+    contest: int = 16_384
     sample: int = 4096
     memory: float = 0.97
     trust: float = 30.0
 
     def __post_init__(self) -> None:
-        if min(self.fast_half_life, self.slow_half_life) <= 0 or self.sample < 1:
-            raise ValueError("half-lives must be above 0 batches, and the sample at least 1 id")
+        if min(self.fast_half_life, self.slow_half_life) <= 0:
+            raise ValueError("half-lives must be above 0 batches")
+        if min(self.contest, self.sample) < 1:
+            raise ValueError("contest and sample must be at least 1 id")
         if not 0 < self.memory <= 1 or self.trust <= 0:
             raise ValueError("memory must be in (0, 1], and trust above 0")
         if min(self.margin, self.max_copies or 0) < 0:
@@ -90,9 +98,12 @@ class HotSetPolicy:
         self._model = ReuseModel(memory=self.settings.memory, trust=self.settings.trust)
         self._rng = np.random.default_rng(0)
         self._now = 0
-        self._last = np.full(num_ids, -1, np.int64)
-        self._fast = np.zeros(num_ids)
-        self._slow = np.zeros(num_ids)
+        self._last = np.full(num_ids, -1, np.int32)
+        self._fast = np.zeros(num_ids, np.float32)
+        self._slow = np.zeros(num_ids, np.float32)
+        # Residents in no order, [M]; the next turn begins at `_turn`.
+        self._members: Ints = np.zeros(0, np.int64)
+        self._turn = 0
 
     @property
     def num_ids(self) -> int:
@@ -135,6 +146,7 @@ class HotSetPolicy:
         self._last[known] = 0
         best = known[np.argsort(-popularity[known], kind="stable")][: self.capacity]
         self.resident[best] = True
+        self._members = best.copy()
         return Plan(evict=np.zeros(0, np.int64), admit=best)
 
     def after_batch(
@@ -150,39 +162,63 @@ class HotSetPolicy:
         Returns:
             The plan; `resident` already follows it.
         """
-        self._learn(used)
+        asked = self._asked()
+        seen = self._features(asked)
         self._count(used)
+        self._model.learn(seen, self._last[asked] == self._now)
         if not self.capacity:
             return Plan(evict=used[:0], admit=used[:0])
-        candidate = self.resident.copy()
-        candidate[used] = True
-        if ahead is not None:
-            candidate[ahead] = True
-        ids = np.flatnonzero(candidate)
-        score = self._model.score(self._features(ids))
-        if ahead is not None:
-            score[np.isin(ids, ahead, assume_unique=True)] += _ANNOUNCED
-        plan = self._choose(ids, score, locked)
+        wanted = used if ahead is None else np.union1d(used, ahead)
+        newcomers = wanted[~self.resident[wanted]]
+        turn = self._next_turn()
+        if locked is not None:
+            turn = turn[~locked[self._members[turn]]]
+        residents = self._members[turn]
+        promise, worth = self._promise(newcomers, ahead), self._promise(residents, ahead)
+        leaving, plan = self._choose(newcomers, promise, residents, worth)
+        free = len(plan.admit) - len(leaving)
+        self._members[turn[leaving]] = plan.admit[free:]
+        if free:
+            self._members = np.append(self._members, plan.admit[:free])
         self.resident[plan.evict] = False
         self.resident[plan.admit] = True
         return plan
 
-    def _choose(self, ids: Ints, score: NDArray[np.float64], locked: Mask | None) -> Plan:
-        inside = self.resident[ids]
-        movable = inside if locked is None else inside & ~locked[ids]
-        best_first = np.argsort(-score[~inside], kind="stable")
-        newcomers, promise = ids[~inside][best_first], score[~inside][best_first]
-        free = self.capacity - int(inside.sum())
-        swaps = newcomers[free:]
-        worst_first = np.argsort(score[movable], kind="stable")
-        residents, worth = ids[movable][worst_first], score[movable][worst_first]
-        pairs = min(len(swaps), len(residents))
+    def _next_turn(self) -> Ints:
+        """Positions in `_members` [R] of those that defend their slots, by ascending id."""
+        count = len(self._members)
+        if count <= self.settings.contest:
+            return np.argsort(self._members)
+        turn = (self._turn + np.arange(self.settings.contest)) % count
+        self._turn = (self._turn + self.settings.contest) % count
+        return turn[np.argsort(self._members[turn])]
+
+    def _promise(self, ids: Ints, ahead: Ints | None) -> NDArray[np.float64]:
+        score = self._model.score(self._features(ids))
+        if ahead is not None:
+            score[np.isin(ids, ahead, assume_unique=True)] += _ANNOUNCED
+        return score
+
+    def _choose(
+        self,
+        newcomers: Ints,
+        promise: NDArray[np.float64],
+        residents: Ints,
+        worth: NDArray[np.float64],
+    ) -> tuple[Ints, Plan]:
+        """Which residents leave, as positions in `residents`, and the plan."""
+        best_first = np.argsort(-promise, kind="stable")
+        newcomers, promise = newcomers[best_first], promise[best_first]
+        free = min(self.capacity - len(self._members), len(newcomers))
+        worst_first = np.argsort(worth, kind="stable")
+        pairs = min(len(newcomers) - free, len(residents))
         # Promise falls and worth rises along the pairs, so the good swaps are a prefix.
-        good = promise[free : free + pairs] > worth[:pairs] + self.settings.margin
+        good = promise[free : free + pairs] > worth[worst_first[:pairs]] + self.settings.margin
         number = int(good.sum())
         if self.settings.max_copies is not None:
             number = min(number, self.settings.max_copies)
-        return Plan(evict=residents[:number], admit=newcomers[: free + number])
+        leaving = worst_first[:number]
+        return leaving, Plan(evict=residents[leaving], admit=newcomers[: free + number])
 
     def _features(self, ids: Ints) -> NDArray[np.float64]:
         age = np.maximum(self._now - self._last[ids], 0).astype(np.float64)
@@ -192,16 +228,12 @@ class HotSetPolicy:
         never = self._last[ids] < 0
         return features(fast, slow, np.where(never, 2.0**40, age))
 
-    def _learn(self, used: Ints) -> None:
-        """Compare what the model expected of some ids with what the batch used."""
+    def _asked(self) -> Ints:
+        """Known ids of which the model says how likely they are, to be told what happened."""
         if self.num_ids <= self.settings.sample:
-            asked = np.flatnonzero(self._last >= 0)
-        else:
-            drawn = self._rng.integers(0, self.num_ids, self.settings.sample)
-            asked = drawn[self._last[drawn] >= 0]
-        hit = np.zeros(self.num_ids, np.bool_)
-        hit[used] = True
-        self._model.learn(self._features(asked), hit[asked])
+            return np.flatnonzero(self._last >= 0)
+        drawn = self._rng.integers(0, self.num_ids, self.settings.sample)
+        return drawn[self._last[drawn] >= 0]
 
     def _count(self, used: Ints) -> None:
         self._now += 1

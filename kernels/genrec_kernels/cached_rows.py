@@ -107,16 +107,14 @@ def copy_rows(
     if slots.shape != ids.shape or slots.dtype != torch.int64:
         raise ValueError(f"slots must be int64 {list(ids.shape)}, one an id")
     _check_stores(target, source)
+    stores = (source.values, target.values, source.scales, target.scales)
     if _chosen("copy_rows", ids, source, backend) == "reference":
-        plain.copy_rows(*(ids, slots, source.values, target.values, source.scales, target.scales))
+        plain.copy_rows(ids, slots, *stores)
         return
     from genrec_kernels.triton import cached_rows as kernels
 
     with on_device_of(ids):
-        kernels.copy_rows(
-            *(ids.contiguous(), slots.contiguous()),
-            *(source.values, target.values, source.scales, target.scales),
-        )
+        kernels.copy_rows(ids.contiguous(), slots.contiguous(), *stores)
 
 
 def _chosen(op: str, ids: Tensor, host: StoredRows, forced: Backend | None) -> Backend:

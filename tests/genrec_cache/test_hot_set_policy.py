@@ -65,6 +65,33 @@ def test_copies_stay_in_their_budget() -> None:
     assert len(plan.admit) == len(plan.evict) == 2
 
 
+def test_residents_that_take_turns_give_way_too() -> None:
+    policy = HotSetPolicy(100, 8, PolicySettings(contest=3))
+    for _ in range(20):
+        policy.after_batch(np.arange(8))
+    for _ in range(60):
+        plan = policy.after_batch(np.arange(50, 58))
+        assert len(plan.evict) <= 3
+    assert np.flatnonzero(policy.resident).tolist() == list(range(50, 58))
+
+
+def test_turns_follow_the_residents_through_locks_and_new_ids() -> None:
+    rng = np.random.default_rng(0)
+    policy = HotSetPolicy(60, 12, PolicySettings(contest=5))
+    for step in range(80):
+        if step == 40:
+            policy.grow(90)
+        locked = rng.random(policy.num_ids) < 0.3
+        before = policy.resident & locked
+        policy.after_batch(
+            np.unique(rng.integers(0, policy.num_ids, 15)),
+            ahead=np.unique(rng.integers(0, policy.num_ids, 5)),
+            locked=locked,
+        )
+        assert policy.resident[before].all()
+        assert np.array_equal(np.sort(policy._members), np.flatnonzero(policy.resident))
+
+
 def test_warm_start_takes_the_most_popular() -> None:
     policy = HotSetPolicy(5, 2)
     plan = policy.warm(np.array([0, 3, 9, 0, 4]))
@@ -99,6 +126,7 @@ def test_new_ids_are_taken_in() -> None:
         {"trust": 0.0},
         {"margin": -1.0},
         {"max_copies": -1},
+        {"contest": 0},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
