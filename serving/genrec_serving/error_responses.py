@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -32,7 +33,6 @@ from genrec_model.errors import (
     RequestError,
     StoreError,
 )
-from genrec_serving.schemas import path as place
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,14 @@ def error_body(path: str, field: str, message: str) -> bytes:
     if path.startswith(("/v1/models", "/v2")):
         error = f"{field}: {message}"
     return orjson.dumps({"error": error})
+
+
+def place(location: Sequence[int | str]) -> str:
+    """``("inputs", 3, "name")`` as ``inputs[3].name``."""
+    out = ""
+    for part in location:
+        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
+    return out
 
 
 def retry_after(seconds: float) -> str:

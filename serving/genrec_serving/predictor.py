@@ -14,8 +14,14 @@ from genrec_model.errors import EngineError, RequestError
 from genrec_serving.metrics import RequestMetrics, Surface
 from genrec_serving.recommender import Recommender
 from genrec_serving.requests import Answer, RankQuery, RecommendQuery
-from genrec_serving.schemas import RankBody, RecommendBody, answer_to_dict, parse_value
-from genrec_serving.v2_tensors import MAX_BATCH, TensorCodec, at, tensor_error
+from genrec_serving.schemas import (
+    MAX_BATCH,
+    RankBody,
+    RecommendBody,
+    answer_to_dict,
+    parse_value,
+)
+from genrec_serving.v2_tensors import TensorCodec, at, tensor_error
 
 
 class RecommenderModel(Model):

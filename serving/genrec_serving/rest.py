@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel
 
 from genrec_model.errors import EngineError
 from genrec_serving.metrics import RequestMetrics
@@ -19,10 +18,12 @@ from genrec_serving.recommender import Recommender
 from genrec_serving.requests import MAX_CANDIDATES, MAX_EVENTS, MAX_K
 from genrec_serving.schemas import (
     AnswerBody,
+    Body,
     ErrorBody,
     RankBody,
     RecommendBody,
     answer_to_dict,
+    json_schema,
     parse_json,
 )
 from genrec_serving.strategy import STRATEGIES
@@ -126,7 +127,7 @@ async def describe_users(recommender: Recommender) -> dict[str, Any] | None:
     }
 
 
-def _documented(body: type[BaseModel], summary: str) -> dict[str, Any]:
+def _documented(body: type[Body], summary: str) -> dict[str, Any]:
     """Arguments of a route that reads its body itself, for the OpenAPI page."""
     error = {"model": ErrorBody}
     return {
@@ -142,26 +143,10 @@ def _documented(body: type[BaseModel], summary: str) -> dict[str, Any]:
         "openapi_extra": {
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": inlined(body)}},
+                "content": {"application/json": {"schema": json_schema(body)}},
             }
         },
     }
-
-
-def inlined(model: type[BaseModel]) -> dict[str, Any]:
-    """The model's JSON schema with its definitions in place of the references to them."""
-    schema = model.model_json_schema()
-    definitions = schema.pop("$defs", {})
-
-    def inline(value: Any) -> Any:
-        if isinstance(value, dict):
-            if "$ref" in value:
-                return inline(definitions[value["$ref"].rsplit("/", 1)[1]])
-            return {key: inline(part) for key, part in value.items()}
-        return [inline(part) for part in value] if isinstance(value, list) else value
-
-    resolved: dict[str, Any] = inline(schema)
-    return resolved
 
 
 def json_response(value: Any, status: int = 200) -> Response:

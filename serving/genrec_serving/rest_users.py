@@ -10,13 +10,14 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from genrec_model.errors import RequestError
 from genrec_serving.recommender import Recommender
-from genrec_serving.rest import GetRecommender, inlined, json_response
+from genrec_serving.rest import GetRecommender, json_response
 from genrec_serving.schemas import (
     AppendBody,
     AppendedBody,
     ErrorBody,
     ForgottenBody,
     UserBody,
+    json_schema,
     parse_json,
 )
 from genrec_serving.users.events import MAX_ID_LENGTH
@@ -44,14 +45,15 @@ def users_router(recommender: GetRecommender, clock: Callable[[], float] = time.
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": inlined(AppendBody)}},
+                "content": {"application/json": {"schema": json_schema(AppendBody)}},
             }
         },
     )
     async def append(user_id: UserId, request: Request) -> Response:
         body = parse_json(AppendBody, await request.body())
+        events = [event.user_event() for event in body.events]
         users = _users(recommender())
-        appended, unknown = await users.append(user_id, body.user_events(), now=int(clock()))
+        appended, unknown = await users.append(user_id, events, now=int(clock()))
         return json_response({"user_id": user_id, **appended._asdict(), "unknown_items": unknown})
 
     @router.get(

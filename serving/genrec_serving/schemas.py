@@ -1,22 +1,18 @@
 """Bodies of the REST API, and of an instance of KServe's V1 protocol.
 
-Types are strict: ``"3"`` and ``true`` are no numbers, and a name that is not known is an error.
+What comes in is decoded and checked by msgspec in one step, and the same types describe it on the
+OpenAPI page. Types are strict: ``"3"`` and ``true`` are no numbers, and a name that is not known
+is an error. What goes out is described for that page only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+import re
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    ValidationError,
-    WithJsonSchema,
-)
-from pydantic_core import PydanticCustomError
+import msgspec
+from msgspec import Meta
+from pydantic import BaseModel, ConfigDict, Field
 
 from genrec_model.errors import RequestError
 from genrec_serving.requests import (
@@ -31,49 +27,40 @@ from genrec_serving.requests import (
 from genrec_serving.strategy import Strategy
 from genrec_serving.users.events import MAX_APPEND, MAX_ID_LENGTH, UserEvent
 
+#: Most users of one request.
+MAX_BATCH = 256
 
-def _item_id(value: Any) -> int | str:
-    # As a union of two strict types, an error would be at `item_id.int` and `item_id.str`.
-    if isinstance(value, (int, str)) and not isinstance(value, bool):
-        return value
-    raise PydanticCustomError("id", "an id is an integer or a string")
-
-
-Id = Annotated[
-    int | str,
-    PlainValidator(_item_id),
-    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]}),
-]
-Seconds = Annotated[int, Field(description="unix seconds")]
+Id = int | str
+Seconds = Annotated[int, Meta(description="unix seconds")]
 
 
-class Body(BaseModel):
+class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """Strict, and closed."""
 
-    model_config = ConfigDict(
-        strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
-    )
 
-
-class Event(Body):
+class Event(Body, frozen=True, kw_only=True):
     """Something that the user did."""
 
     item_id: Id
-    action: str = Field(description="an action of the data set, see /v1/stats")
+    action: Annotated[str, Meta(description="an action of the data set, see /v1/stats")]
     timestamp: Seconds
-    value: float | None = Field(None, description="rating or spend; accepted, not used")
+    value: Annotated[float | None, Meta(description="rating or spend; accepted, not used")] = None
 
 
-class QueryBody(Body):
+class QueryBody(Body, frozen=True, kw_only=True):
     """What all requests have."""
 
-    history: list[Event] | None = Field(
-        None,
-        description=f"the user's events, oldest first, at most {MAX_EVENTS}; may be empty",
-    )
-    user_id: Id | None = Field(None, description="instead of history: a user the server knows")
-    now: Seconds | None = Field(None, description="when items would be shown; by default now")
-    strategy: Strategy | None = Field(None, description="force an engine")
+    history: Annotated[
+        list[Event] | None,
+        Meta(description=f"the user's events, oldest first, at most {MAX_EVENTS}; may be empty"),
+    ] = None
+    user_id: Annotated[
+        Id | None, Meta(description="instead of history: a user the server knows")
+    ] = None
+    now: Annotated[
+        int | None, Meta(description="unix seconds, when items would be shown; by default now")
+    ] = None
+    strategy: Annotated[Strategy | None, Meta(description="force an engine")] = None
 
     @property
     def events(self) -> Events | None:
@@ -87,24 +74,16 @@ class QueryBody(Body):
         )
 
 
-class RecommendBody(QueryBody):
+class RecommendBody(QueryBody, frozen=True, kw_only=True):
     """The best items of the catalogue for a user."""
 
-    k: int = Field(10, description=f"most items to give, 1 to {MAX_K}")
-    exclude_seen: bool | None = Field(
-        None, description="leave out items of the history; by default as the data set says"
-    )
-    allow: list[Id] | None = Field(None, description="the only items to consider")
-    deny: list[Id] = Field([], description="items to leave out")
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "history": [{"item_id": 1000, "action": "view", "timestamp": 1700000000}],
-                "k": 3,
-            }
-        }
-    )
+    k: Annotated[int, Meta(description=f"most items to give, 1 to {MAX_K}")] = 10
+    exclude_seen: Annotated[
+        bool | None,
+        Meta(description="leave out items of the history; by default as the data set says"),
+    ] = None
+    allow: Annotated[list[Id] | None, Meta(description="the only items to consider")] = None
+    deny: Annotated[list[Id], Meta(description="items to leave out")] = []
 
     def query(self) -> RecommendQuery:
         """For the recommender."""
@@ -120,22 +99,13 @@ class RecommendBody(QueryBody):
         )
 
 
-class RankBody(QueryBody):
+class RankBody(QueryBody, frozen=True, kw_only=True):
     """Scores of given items for a user."""
 
-    candidates: list[Id] = Field(description=f"1 to {MAX_CANDIDATES} different items")
-    order_by: str | None = Field(
-        None, description="a task, or score; by default the model's first task"
-    )
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "history": [{"item_id": 1000, "action": "view", "timestamp": 1700000000}],
-                "candidates": [1001, 1002],
-            }
-        }
-    )
+    candidates: Annotated[list[Id], Meta(description=f"1 to {MAX_CANDIDATES} different items")]
+    order_by: Annotated[
+        str | None, Meta(description="a task, or score; by default the model's first task")
+    ] = None
 
     def query(self) -> RankQuery:
         """For the recommender."""
@@ -149,34 +119,52 @@ class RankBody(QueryBody):
         )
 
 
-class AppendedEvent(Event):
+class BatchBody(Body, frozen=True, kw_only=True):
+    """Requests of several users, answered together."""
+
+    requests: Annotated[
+        list[dict[str, Any]],
+        Meta(
+            description=f"1 to {MAX_BATCH} bodies of /v1/recommend or, with candidates, of /v1/rank"
+        ),
+    ]
+
+
+class AppendedEvent(Event, frozen=True, kw_only=True):
     """Something that the user did, to be kept."""
 
-    event_id: str = Field(
-        description=f"chosen by the client, 1 to {MAX_ID_LENGTH} characters: to send it again is "
-        "safe"
-    )
-    value: float | None = Field(None, description="rating or spend; kept, not used")
+    event_id: Annotated[
+        str,
+        Meta(
+            description=f"chosen by the client, 1 to {MAX_ID_LENGTH} characters: to send it again "
+            "is safe"
+        ),
+    ]
 
-
-class AppendBody(Body):
-    """Events of one user, in any order; at least once is enough."""
-
-    events: list[AppendedEvent] = Field(description=f"1 to {MAX_APPEND} events")
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "events": [
-                    {"event_id": "a1", "item_id": 1000, "action": "view", "timestamp": 1700000000}
-                ]
-            }
-        }
-    )
-
-    def user_events(self) -> list[UserEvent]:
+    def user_event(self) -> UserEvent:
         """For the store."""
-        return [UserEvent(**event.model_dump()) for event in self.events]
+        return UserEvent(
+            event_id=self.event_id,
+            item_id=self.item_id,
+            action=self.action,
+            timestamp=self.timestamp,
+            value=self.value,
+        )
+
+
+class AppendBody(Body, frozen=True, kw_only=True):
+    """Events of one user, in any order; to send them at least once is enough."""
+
+    events: Annotated[list[AppendedEvent], Meta(description=f"1 to {MAX_APPEND} events")]
+
+
+_EXAMPLE = [{"item_id": 1000, "action": "view", "timestamp": 1700000000}]
+_EXAMPLES: dict[type[Body], dict[str, Any]] = {
+    RecommendBody: {"history": _EXAMPLE, "k": 3},
+    RankBody: {"history": _EXAMPLE, "candidates": [1001, 1002]},
+    BatchBody: {"requests": [{"user_id": 1, "k": 3}, {"history": [], "candidates": [1001]}]},
+    AppendBody: {"events": [{"event_id": "a1", **_EXAMPLE[0]}]},
+}
 
 
 class AppendedBody(BaseModel):
@@ -196,7 +184,7 @@ class UserBody(BaseModel):
     user_id: str
     held: int = Field(description="appended events")
     dataset_events: int = Field(description="further events, from the data set")
-    events: list[AppendedEvent] = Field(description="the latest appended ones, oldest first")
+    events: list[dict[str, Any]] = Field(description="the latest appended ones, oldest first")
 
 
 class ForgottenBody(BaseModel):
@@ -249,7 +237,23 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class FailedBody(BaseModel):
+    """What is wrong with one request of a batch; the others are answered."""
+
+    error: ErrorDetail
+    status: Literal[400, 404, 422]
+
+
+class BatchAnswersBody(BaseModel):
+    """An answer for each request, in their order."""
+
+    answers: list[AnswerBody | FailedBody]
+
+
 AnyBody = TypeVar("AnyBody", bound=Body)
+#: msgspec's messages: what is wrong, and where.
+_COMPLAINT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?", re.DOTALL)
+_FIELD = re.compile(r"Object (?:missing required|contains unknown) field `(?P<name>.*)`", re.DOTALL)
 
 
 def parse_json(model: type[AnyBody], body: bytes) -> AnyBody:
@@ -259,33 +263,50 @@ def parse_json(model: type[AnyBody], body: bytes) -> AnyBody:
         RequestError: it is not JSON (400), or not such a body (422).
     """
     try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
+        return msgspec.json.decode(body, type=model)
+    except msgspec.ValidationError as error:
         raise request_error(error) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise RequestError(str(error), field="body", status=400) from error
 
 
 def parse_value(model: type[AnyBody], value: Any) -> AnyBody:
-    """The same for JSON that is already parsed."""
+    """The same for JSON that is already parsed.
+
+    Raises:
+        RequestError: it is not such a body (422).
+    """
     try:
-        return model.model_validate(value)
-    except ValidationError as error:
+        return msgspec.convert(value, model)
+    except msgspec.ValidationError as error:
         raise request_error(error) from error
 
 
-def request_error(error: ValidationError) -> RequestError:
-    """The first of pydantic's complaints as ours."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
-        return RequestError(first["msg"], field="body", status=400)
-    return RequestError(first["msg"], field=path(first["loc"]) or "body")
+def request_error(error: msgspec.ValidationError) -> RequestError:
+    """msgspec's complaint as ours."""
+    found = _COMPLAINT.fullmatch(str(error))
+    assert found is not None, "everything matches"
+    what, where = found["what"], found["where"] or ""
+    field = _FIELD.fullmatch(what)
+    if field is not None:
+        where = f"{where}.{field['name']}" if where else field["name"]
+        what = "is missing" if "missing" in what else "is not known"
+    return RequestError(what, field=where or "body")
 
 
-def path(location: Sequence[int | str]) -> str:
-    """``("history", 3, "item_id")`` as ``history[3].item_id``."""
-    out = ""
-    for part in location:
-        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
-    return out
+def json_schema(model: type[Body]) -> dict[str, Any]:
+    """For the OpenAPI page: its definitions are in place of the references to them."""
+    (schema,), definitions = msgspec.json.schema_components([model], ref_template="{name}")
+
+    def inline(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                return inline(definitions[value["$ref"]])
+            return {key: inline(part) for key, part in value.items()}
+        return [inline(part) for part in value] if isinstance(value, list) else value
+
+    resolved: dict[str, Any] = inline(schema)
+    return {**resolved, "example": _EXAMPLES[model]}
 
 
 def answer_to_dict(answer: Answer) -> dict[str, Any]:

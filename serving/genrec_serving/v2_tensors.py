@@ -33,13 +33,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from kserve import InferInput, InferOutput, InferRequest
 from kserve.protocol.infer_type import to_http_parameters
-from pydantic import Field
+from msgspec import Meta
 
 from genrec_model.errors import RequestError
 from genrec_model.features.vocabulary import ItemId, Vocabulary
@@ -52,12 +52,10 @@ from genrec_serving.requests import (
     RankQuery,
     RecommendQuery,
 )
-from genrec_serving.schemas import Body, parse_value
+from genrec_serving.schemas import MAX_BATCH, Body, parse_value
 from genrec_serving.strategy import Strategy
 from genrec_serving.v2_decode import Array, decode, wrong
 
-#: Most users of one request.
-MAX_BATCH = 256
 #: Parameters that belong to the protocol, not to the model.
 _PROTOCOL_PARAMETERS = {"binary_data_output", "binary_data_size"}
 _HISTORY = ("history_items", "history_actions", "history_timestamps", "history_lengths")
@@ -71,10 +69,10 @@ _TENSOR_OF = {
 }
 
 
-class Parameters(Body):
+class Parameters(Body, frozen=True, kw_only=True):
     """Parameters of a request; see the module's description."""
 
-    k: int = Field(10, ge=1, le=MAX_K)
+    k: Annotated[int, Meta(ge=1, le=MAX_K)] = 10
     exclude_seen: bool | None = None
     now: int | None = None
     strategy: Strategy | None = None

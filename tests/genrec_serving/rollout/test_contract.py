@@ -9,12 +9,12 @@ import pytest
 
 from genrec_serving.requests import Answer, ScoredItem
 from genrec_serving.rollout.golden import parse_answer, read_golden, request_body, score_error
-from genrec_serving.schemas import RecommendBody, answer_to_dict
+from genrec_serving.schemas import RecommendBody, answer_to_dict, parse_json
 
 
 def test_requests_are_what_the_rest_api_takes(golden: list[dict[str, Any]]) -> None:
     for request in read_golden(golden):
-        body = RecommendBody.model_validate_json(json.dumps(request_body(request)))
+        body = parse_json(RecommendBody, json.dumps(request_body(request)).encode())
         assert body.query().k == request.k
 
 
