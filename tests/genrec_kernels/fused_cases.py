@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genrec_kernels import top_k as module
 from genrec_kernels.fused_norm_gate import norm_gate
+from genrec_kernels.linear_silu import linear_silu
 from genrec_kernels.top_k import top_k
 
 ON_GPU = torch.cuda.is_available()
@@ -57,6 +58,44 @@ def test_norm_gate_is_registered_well() -> None:
     for backend in ("triton", "reference"):
         arguments = [t.detach().to(DEVICE).requires_grad_() for t in (x, u, weight, bias)]
         torch.library.opcheck(torch.ops.genrec.norm_gate.default, (*arguments, 1e-6, backend))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("rows", "width", "columns"),
+    [(1, 8, 8), (33, 24, 40), (17, 64, 136)]
+    + [(1, 1024, 4096), (131, 512, 2048), (5000, 512, 2048), (40_000, 1024, 4096)] * ON_GPU,
+)
+def test_linear_silu(
+    monkeypatch: pytest.MonkeyPatch, rows: int, width: int, columns: int, dtype: torch.dtype
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, width, generator=g).to(DEVICE, dtype)
+    weight = (torch.randn(columns, width, generator=g) / width**0.5).to(DEVICE, dtype)
+    bias = torch.randn(columns, generator=g).to(DEVICE, dtype)
+    empty = torch.empty
+
+    def poisoned(*args, **kwargs):
+        return empty(*args, **kwargs).fill_(torch.nan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", poisoned)
+        out = linear_silu(x, weight, bias, backend="triton")
+    expected = F.silu(F.linear(x.double(), weight.double(), bias.double()))
+    assert out.dtype == dtype
+    assert relative(out, expected) <= TOLERANCE[dtype]
+
+
+def test_linear_silu_keeps_the_shape_before_the_last_axis() -> None:
+    x, weight, bias = (torch.randn(shape) for shape in ((2, 3, 8), (16, 8), (16,)))
+    assert torch.equal(linear_silu(x, weight, bias), F.silu(F.linear(x, weight, bias)))
+    assert linear_silu(x[:0], weight, bias).shape == (0, 3, 16)
+
+
+def test_linear_silu_is_registered_well() -> None:
+    for backend, dtype in (("triton", torch.float16), ("reference", torch.float32)):
+        x, weight, bias = (torch.randn(shape).to(DEVICE, dtype) for shape in ((5, 8), (16, 8), 16))
+        torch.library.opcheck(torch.ops.genrec.linear_silu.default, (x, weight, bias, backend))
 
 
 def check_top_k(

@@ -9,7 +9,13 @@ import pytest
 import triton
 from triton.backends.compiler import GPUTarget
 
-from genrec_kernels.triton import fused_norm_gate, page_write, paged_hstu_attention, top_k
+from genrec_kernels.triton import (
+    fused_norm_gate,
+    linear_silu,
+    page_write,
+    paged_hstu_attention,
+    top_k,
+)
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter does not compile"
@@ -96,6 +102,24 @@ def test_norm_gate() -> None:
     tile = {"WIDTH": 500, "BLOCK_WIDTH": 512, "BLOCK_ROWS": 2}
     assert compile_for_hopper(fused_norm_gate._forward, **tile).asm["cubin"]
     assert compile_for_hopper(fused_norm_gate._backward, num_warps=2, **tile).asm["cubin"]
+
+
+@pytest.mark.parametrize("rows", [10, 1000, 4000, 100_000])
+def test_linear_silu(rows: int) -> None:
+    tile = linear_silu.choose_tile(rows, 4096, 132)
+    compiled = compile_for_hopper(
+        linear_silu._linear_silu,
+        types={
+            "x_tiles": f"tensordesc<bf16[{tile.rows}, {tile.width}]>",
+            "w_tiles": f"tensordesc<bf16[{tile.columns}, {tile.width}]>",
+            "out_tiles": f"tensordesc<bf16[{tile.rows}, {tile.columns}]>",
+        },
+        R=tile.rows, N=tile.columns, K=tile.width, FAST=True, INTERPRETED=False,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    assert "wgmma.mma_async" in compiled.asm["ptx"]
+    assert "cp.async.bulk.tensor" in compiled.asm["ptx"]
+    assert compiled.metadata.shared <= 227 * 1024
 
 
 def test_top_k() -> None:

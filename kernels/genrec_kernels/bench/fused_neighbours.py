@@ -1,4 +1,4 @@
-"""Page write, norm and gate, top-k: checked against plain PyTorch and timed in one run.
+"""Page write, projection with SiLU, norm and gate, top-k: checked and timed in one run.
 
 python -m genrec_kernels.bench.fused_neighbours --commit $(git rev-parse --short HEAD)
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from genrec_kernels.bench.paged_measure import Recorder, copy_bandwidth, relative_error, time_graph
 from genrec_kernels.bench.records import RECORDS
 from genrec_kernels.fused_norm_gate import norm_gate
+from genrec_kernels.linear_silu import linear_silu
 from genrec_kernels.page_write import page_write
 from genrec_kernels.top_k import groups_pay, top_k
 
@@ -96,6 +98,28 @@ def measure_norm_gate(rows: int, width: int, recorder: Recorder, copy_tbps: floa
     )  # fmt: skip
 
 
+def measure_linear_silu(rows: int, width: int, recorder: Recorder) -> None:
+    """The projection to u, v, q and k, against cuBLAS and a SiLU of its own."""
+    x = torch.randn(rows, width, device="cuda").to(DTYPE)
+    weight = (torch.randn(4 * width, width, device="cuda") / width**0.5).to(DTYPE)
+    bias = torch.randn(4 * width, device="cuda").to(DTYPE)
+
+    def plain() -> Tensor:
+        return F.silu(F.linear(x, weight, bias))
+
+    compiled = torch.compile(plain)
+    some = slice(0, 4096)
+    exact = F.silu(F.linear(x[some].double(), weight.double(), bias.double()))
+    timing = time_graph([lambda: linear_silu(x, weight, bias, backend="triton")])
+    error = relative_error(linear_silu(x[some], weight, bias, backend="triton"), exact)
+    for name, run in (("plain PyTorch", plain), ("torch.compile", compiled)):
+        recorder.add(
+            f"linear-silu-{rows}x{width}", timing, backend="triton", dtype=DTYPE,
+            work=2 * rows * width * 4 * width, unit="TFLOP/s", reference=name,
+            reference_ms=time_graph([run]).p50, error=error,
+        )  # fmt: skip
+
+
 def measure_top_k(num_users: int, num_items: int, width: int, k: int, recorder: Recorder) -> None:
     """Against a product of all scores and PyTorch's top-k (ties in any order)."""
     users = torch.randn(num_users, width, device="cuda").to(DTYPE)
@@ -122,29 +146,44 @@ def measure_top_k(num_users: int, num_items: int, width: int, k: int, recorder: 
     )  # fmt: skip
 
 
-def main() -> None:
-    """Parse, measure, append."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=Path, default=RECORDS)
-    parser.add_argument("--commit", required=True)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    recorder = Recorder(options.records, options.commit)
+def measurements(recorder: Recorder) -> dict[str, list[Callable[[], None]]]:
+    """What can be measured, by the beginning of its cases' names."""
     copy_tbps = copy_bandwidth()
-    for rows in (512, 8192, 65_536):
-        measure_page_write(rows, recorder, copy_tbps)
-    for rows, width in ((8192, 512), (65_536, 512), (65_536, 1024)):
-        measure_norm_gate(rows, width, recorder, copy_tbps)
-    for size in (
+    products = ((64, 1024), (1024, 1024), (8192, 1024), (65_536, 512), (65_536, 1024))
+    catalogues = (
         (128, 50_000, 512, 100),
         (1, 1_000_000, 256, 100),
         (32, 1_000_000, 256, 100),
         (128, 1_000_000, 256, 100),
         (32, 1_000_000, 256, 1000),
         (128, 4_000_000, 128, 100),
-    ):
-        measure_top_k(*size, recorder)
+    )
+    return {
+        "page-write": [
+            partial(measure_page_write, rows, recorder, copy_tbps) for rows in (512, 8192, 65_536)
+        ],
+        "linear-silu": [partial(measure_linear_silu, *shape, recorder) for shape in products],
+        "norm-gate": [
+            partial(measure_norm_gate, *shape, recorder, copy_tbps)
+            for shape in ((8192, 512), (65_536, 512), (65_536, 1024))
+        ],
+        "top-k": [partial(measure_top_k, *shape, recorder) for shape in catalogues],
+    }
+
+
+def main() -> None:
+    """Parse, measure, append."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    parser.add_argument("--commit", required=True)
+    parser.add_argument("--only", help="page-write, linear-silu, norm-gate or top-k")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    for name, runs in measurements(Recorder(options.records, options.commit)).items():
+        if options.only in (None, name):
+            for run in runs:
+                run()
 
 
 if __name__ == "__main__":

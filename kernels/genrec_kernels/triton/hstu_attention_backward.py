@@ -18,6 +18,8 @@ from genrec_kernels.triton.hstu_tile import (
     dot,
     half_position_bias,
     key_tiles,
+    load_apart,
+    load_entry,
     masked_tile,
     program_place,
     row_limits,
@@ -40,7 +42,7 @@ def hstu_attention_backward_q(
     seconds_ptr,
     buckets_ptr,
     pairs_ptr,
-    cells_ptr,
+    entries_ptr,
     q_row_stride,
     q_head_stride,
     k_row_stride,
@@ -128,13 +130,16 @@ def hstu_attention_backward_q(
         )
         half_MN = dot(q_MD, tl.trans(k_ND), zero_MN, INTERPRETED) * half_alpha
         if HAS_BIAS:
-            k_sec_N = tl.load(seconds_ptr + tl.minimum(key_N, num_rows - 1))
+            low, high = tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N)
+            k_sec_N = load_apart(seconds_ptr + tl.minimum(key_N, num_rows - 1), INTERPRETED)
             half_MN = add_half_time_bias(
                 half_MN,
                 q_sec_M[:, None],
                 k_sec_N[None, :],
-                *tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N),
-                cells_ptr,
+                low,
+                high,
+                *load_entry(entries_ptr, low),
+                entries_ptr,
                 INTERPRETED,
             )
             half_MN += half_position_bias(
@@ -167,7 +172,7 @@ def hstu_attention_backward_kv(
     seconds_ptr,
     buckets_ptr,
     pairs_ptr,
-    cells_ptr,
+    entries_ptr,
     q_row_stride,
     q_head_stride,
     k_row_stride,
@@ -255,13 +260,16 @@ def hstu_attention_backward_kv(
         limit_M = tl.minimum(tl.minimum(limit_M, row_M), num_history)
         half_NM = dot(k_ND, tl.trans(q_MD), zero_NM, INTERPRETED) * half_alpha
         if HAS_BIAS:
-            q_sec_M = tl.load(seconds_ptr + tl.minimum(row_M, num_rows - 1))
+            low, high = tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N)
+            q_sec_M = load_apart(seconds_ptr + tl.minimum(row_M, num_rows - 1), INTERPRETED)
             half_NM = add_half_time_bias(
                 half_NM,
                 q_sec_M[None, :],
                 k_sec_N[:, None],
-                *tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N),
-                cells_ptr,
+                low,
+                high,
+                *load_entry(entries_ptr, low),
+                entries_ptr,
                 INTERPRETED,
             )
             half_NM += half_position_bias(

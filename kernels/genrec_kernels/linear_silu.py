@@ -1,0 +1,66 @@
+"""``SiLU(x · Wᵀ + b)`` in one kernel: the projection at the head of an HSTU layer.
+
+Letters in shapes: R rows, K width, N columns.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec_kernels.current_device import on_device_of
+from genrec_kernels.dispatch import Backend, choose_backend
+from genrec_kernels.reference.linear_silu import linear_silu as reference
+
+#: float32 products would have to do without tensor cores, where cuBLAS is better.
+_TRITON_DTYPES = (torch.bfloat16, torch.float16)
+
+
+def linear_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, *, backend: Backend | None = None
+) -> Tensor:
+    """``SiLU(x · Wᵀ + b)``, added up in float32. It has no gradient: for inference.
+
+    Args:
+        x: float [..., K].
+        weight: the same dtype [N, K], as in `torch.nn.Linear`.
+        bias: the same dtype [N].
+        backend: force one of `triton`, `reference`.
+
+    Returns:
+        float [..., N], in the dtype of `x`.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit together.
+        BackendUnavailable: the forced backend cannot run.
+    """
+    if weight.dim() != 2 or x.shape[-1:] != weight.shape[1:] or bias.shape != weight.shape[:1]:
+        raise ValueError(
+            "x must be [..., K], weight [N, K] and bias [N], not "
+            + ", ".join(str(list(t.shape)) for t in (x, weight, bias))
+        )
+    if not x.dtype == weight.dtype == bias.dtype:
+        raise ValueError(
+            f"x, weight and bias differ in dtype: {x.dtype}, {weight.dtype}, {bias.dtype}"
+        )
+    flat: Tensor = torch.ops.genrec.linear_silu(x.flatten(0, -2), weight, bias, backend)
+    return flat.view(*x.shape[:-1], weight.shape[0])
+
+
+@torch.library.custom_op("genrec::linear_silu", mutates_args=())
+def _linear_silu(x: Tensor, weight: Tensor, bias: Tensor, backend: str | None) -> Tensor:
+    # The copy engine wants rows that begin at multiples of 16 bytes.
+    aligned = weight.shape[1] % 8 == 0 and weight.shape[0] % 8 == 0
+    fits = x.dtype in _TRITON_DTYPES and aligned and x.shape[0] > 0
+    offered: tuple[Backend, ...] = ("triton", "reference") if fits else ("reference",)
+    if choose_backend("linear_silu", x.device, offered, forced=backend) == "reference":
+        return reference(x, weight, bias)
+    from genrec_kernels.triton.linear_silu import linear_silu as kernel
+
+    with on_device_of(x):
+        return kernel(x.contiguous(), weight.contiguous(), bias.contiguous())
+
+
+@_linear_silu.register_fake
+def _fake(x: Tensor, weight: Tensor, *_: object) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
