@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     user_store: str = Field(
         "memory", description="where a server keeps users' events; a URL may hold a password"
     )
+    token_file: Path | None = Field(
+        None, description="tokens of which a request to a server must show one, one a line"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's default")
 
 

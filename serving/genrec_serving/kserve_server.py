@@ -12,9 +12,12 @@ import logging
 import logging.config
 import signal
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+import uvicorn
 from fastapi import APIRouter, FastAPI
 from grpc import aio
 from kserve import ModelServer
@@ -31,7 +34,8 @@ from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 from genrec_model.errors import EngineError, RequestError
 from genrec_serving.error_responses import StatusInterceptor, add_error_handlers
 from genrec_serving.predictor import RecommenderModel
-from genrec_serving.request_guard import MAX_BODY_BYTES, RequestGuard
+from genrec_serving.request_guard import HttpLimits, RequestGuard
+from genrec_serving.tokens import TokenInterceptor, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +69,12 @@ class Address:
 class CheckedDataPlane(DataPlane):
     """KServe's data plane, with an honest readiness and with errors that are the client's."""
 
+    draining = False
+
     async def ready(self) -> bool:
         """Whether all models are ready; KServe says yes from the start."""
+        if self.draining:
+            return False
         models = list(self.model_registry.get_models())
         states = [await self.model_registry.is_model_ready(name) for name in models]
         return bool(states) and all(states)
@@ -97,11 +105,19 @@ class ClosedRepository(ModelRepositoryExtension):
 class HttpServer(RESTServer):
     """KServe's REST server on one address, with an application of its own."""
 
-    def __init__(self, app: FastAPI, *args: Any, host: str, **kwargs: Any) -> None:
+    def __init__(
+        self, app: FastAPI, *args: Any, host: str, guard: Mapping[str, Any], **kwargs: Any
+    ) -> None:
         super().__init__(app, *args, **kwargs)
         self._app = app
+        self._guard = guard
+        self._server = _Uvicorn(self.config)
         self.config.host = host
         self.config.access_log = False
+
+    def stop(self) -> None:
+        """Take no more connections, and end when those that are open are answered."""
+        self._server.should_exit = True
 
     def create_application(self) -> None:
         """Routes and error handlers, without KServe's timing and OpenAI layers."""
@@ -111,15 +127,29 @@ class HttpServer(RESTServer):
         register_v1_endpoints(self._app, self.dataplane, self.model_repository_extension)
         register_v2_endpoints(self._app, self.dataplane, self.model_repository_extension)
         add_error_handlers(self._app)
-        self._app.add_middleware(RequestGuard)
+        # The last one is the first that sees a request.
+        self._app.add_middleware(RequestGuard, **self._guard)
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves the signals alone: uvicorn stops listening before anybody knows that it will."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing: `RecommenderServer` does it."""
+        yield
 
 
 class GrpcServer(GRPCServer):
     """KServe's gRPC server on one address, without a line of log a request."""
 
-    def __init__(self, address: Address, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, address: Address, *args: Any, max_bytes: int, tokens: Tokens | None, **kwargs: Any
+    ) -> None:
         super().__init__(address.grpc_port, *args, kwargs={}, **kwargs)
         self._host = address.host
+        self._max_bytes = max_bytes
+        self._interceptors = [] if tokens is None else [TokenInterceptor(tokens)]
 
     async def start(self, max_workers: int) -> None:  # noqa: ARG002  # all methods are coroutines
         """Serve until stopped.
@@ -128,9 +158,9 @@ class GrpcServer(GRPCServer):
             EngineError: the port is taken.
         """
         self._server = aio.server(
-            interceptors=(StatusInterceptor(),),
+            interceptors=(*self._interceptors, StatusInterceptor()),
             options=[
-                ("grpc.max_receive_message_length", MAX_BODY_BYTES),
+                ("grpc.max_receive_message_length", self._max_bytes),
                 ("grpc.so_reuseport", 0),  # a port that is taken is an error
             ],
         )
@@ -145,6 +175,37 @@ class GrpcServer(GRPCServer):
         await self._server.wait_for_termination()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Security:
+    """Who may ask, and how much.
+
+    Args:
+        limits: of HTTP requests; the size is gRPC's too.
+        tokens: that a request may show; None where anybody may ask.
+        open_repository: whether anybody may load and unload models.
+        access_log: whether every HTTP request leaves a line.
+    """
+
+    limits: HttpLimits = field(default_factory=HttpLimits)
+    tokens: Tokens | None = None
+    open_repository: bool = False
+    access_log: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping:
+    """How a server ends that is told to.
+
+    Args:
+        drain_s: seconds in which it says "not ready" and still answers, so that those who send
+            requests can learn to send them elsewhere.
+        grace_s: seconds that requests in flight have after that.
+    """
+
+    drain_s: float = 0.0
+    grace_s: int = 20
+
+
 class RecommenderServer(ModelServer):
     """Serves one recommender until it is told to stop.
 
@@ -153,8 +214,8 @@ class RecommenderServer(ModelServer):
     Args:
         app: application with the REST API's routes.
         address: where to listen.
-        open_repository: whether anybody may load and unload models.
-        grace_s: seconds that requests in flight have when the server is stopped.
+        security: who may ask, and how much.
+        stopping: how it ends.
     """
 
     def __init__(
@@ -162,14 +223,17 @@ class RecommenderServer(ModelServer):
         app: FastAPI,
         *,
         address: Address,
-        open_repository: bool = False,
-        grace_s: int = 20,
+        security: Security | None = None,
+        stopping: Stopping | None = None,
     ) -> None:
+        security = security or Security()
+        self._stopping = stopping or Stopping()
+        grace_s = self._stopping.grace_s
         super().__init__(
             http_port=address.http_port, grpc_port=address.grpc_port, grace_period=grace_s
         )
         self.dataplane = CheckedDataPlane(self.registered_models)
-        if not open_repository:
+        if not security.open_repository:
             self.model_repository_extension = ClosedRepository(self.registered_models)
         self._http = HttpServer(
             app,
@@ -178,13 +242,23 @@ class RecommenderServer(ModelServer):
             address.http_port,
             grace_period=grace_s,
             host=address.host,
+            guard={
+                "limits": security.limits,
+                "tokens": security.tokens,
+                "access_log": security.access_log,
+            },
         )
         self._grpc = GrpcServer(
-            address, self.dataplane, self.model_repository_extension, grace_period=grace_s
+            address,
+            self.dataplane,
+            self.model_repository_extension,
+            max_bytes=security.limits.body_bytes,
+            tokens=security.tokens,
+            grace_period=grace_s,
         )
 
     def run(self, model: RecommenderModel) -> None:
-        """Serve until SIGTERM or SIGINT, or until the model cannot be loaded.
+        """Serve until SIGTERM or SIGINT, and finish what is in flight.
 
         Raises:
             GenrecError: the model cannot be loaded, or a port is taken.
@@ -198,7 +272,6 @@ class RecommenderServer(ModelServer):
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         stopped = asyncio.create_task(stop.wait())
-        # uvicorn handles the same signals while it serves, so either of the two may end first.
         http = asyncio.create_task(self._http.start())
         grpc = asyncio.create_task(self._grpc.start(1))
         start = asyncio.create_task(model.start_engine())
@@ -210,9 +283,11 @@ class RecommenderServer(ModelServer):
                 await start
                 logger.info("model %s is ready", model.name)
                 await asyncio.wait({stopped, http, grpc}, return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                await self._drain(model)
         finally:
             logger.info("stopping")
-            self._http._server.should_exit = True
+            self._http.stop()
             await asyncio.gather(http, self._grpc.stop(), return_exceptions=True)
             stopped.cancel()
             start.cancel()
@@ -220,3 +295,10 @@ class RecommenderServer(ModelServer):
         for task in (http, grpc):
             if task.done() and not task.cancelled() and (error := task.exception()):
                 raise error
+
+    async def _drain(self, model: RecommenderModel) -> None:
+        """Be found unready before requests are refused."""
+        self.dataplane.draining = model.front.draining = True
+        if self._stopping.drain_s:
+            logger.info("not ready any more; refusing requests in %g s", self._stopping.drain_s)
+            await asyncio.sleep(self._stopping.drain_s)

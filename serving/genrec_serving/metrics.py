@@ -12,12 +12,19 @@ import numpy as np
 from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 from prometheus_client import Counter as Count
 
-from genrec_model.errors import EngineError, GenrecError
+from genrec_model.errors import EngineError, Overloaded, RequestError, StoreError
 from genrec_serving.requests import Answer
 
 Surface = Literal["rest", "v1", "v2", "grpc"]
 #: Latencies that `/v1/stats` looks back on.
 WINDOW = 1000
+#: Whose fault an error is.
+_KINDS: dict[type[Exception], str] = {
+    RequestError: "request",
+    EngineError: "engine",
+    StoreError: "store",
+    Overloaded: "overload",
+}
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -35,8 +42,28 @@ class RequestMetrics:
         self._seconds = Histogram(
             "genrec_request_seconds",
             "Time to answer one user's request",
-            ("surface", "strategy"),
+            ("surface", "strategy", "version"),
             buckets=BUCKETS,
+            registry=registry,
+        )
+        self._stages = Histogram(
+            "genrec_stage_seconds",
+            "Time of each stage of a user's request: queue, features, engine, answer",
+            ("stage", "version"),
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self._batches = Histogram(
+            "genrec_request_users",
+            "Users of a request that may have several",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
+        )
+        self._cached = Histogram(
+            "genrec_cached_share",
+            "Share of a history's events that was found in the cache; of histories with events",
+            ("version",),
+            buckets=(0, 0.25, 0.5, 0.75, 0.9, 0.95, 1),
             registry=registry,
         )
         self._errors = Count(
@@ -48,7 +75,7 @@ class RequestMetrics:
         self._rows = Count(
             "genrec_history_events_total",
             "Events of the histories that were scored, and those found in the cache",
-            ("found",),
+            ("found", "version"),
             registry=registry,
         )
         self._answered: Counter[str] = Counter()
@@ -65,9 +92,7 @@ class RequestMetrics:
         try:
             yield observer
         except Exception as error:
-            kind = "engine" if isinstance(error, EngineError) else "request"
-            if not isinstance(error, GenrecError):
-                kind = "internal"
+            kind = next((kind for of, kind in _KINDS.items() if isinstance(error, of)), "internal")
             self._failed[kind] += 1
             self._errors.labels(surface, kind).inc()
             raise
@@ -75,14 +100,26 @@ class RequestMetrics:
         if answer is None:
             return
         seconds = time.perf_counter() - start
-        self._seconds.labels(surface, answer.strategy).observe(seconds)
-        self._rows.labels("cache").inc(answer.cached_events)
-        self._rows.labels("computed").inc(answer.history_events - answer.cached_events)
+        # Of one from a batch, or that waited before it came here, the recommender knows more.
+        seconds = max(seconds, answer.timings_ms.get("total", 0.0) / 1e3)
+        version = answer.model_version
+        self._seconds.labels(surface, answer.strategy, version).observe(seconds)
+        for stage, ms in answer.timings_ms.items():
+            if stage != "total":
+                self._stages.labels(stage, version).observe(ms / 1e3)
+        self._rows.labels("cache", version).inc(answer.cached_events)
+        self._rows.labels("computed", version).inc(answer.history_events - answer.cached_events)
+        if answer.history_events:
+            self._cached.labels(version).observe(answer.cached_events / answer.history_events)
         self._answered[surface] += 1
         self._strategies[answer.strategy] += 1
         self._events["all"] += answer.history_events
         self._events["cached"] += answer.cached_events
         self._latencies.append(seconds)
+
+    def observe_batch(self, users: int) -> None:
+        """A request that may have several users came, with so many."""
+        self._batches.observe(users)
 
     def snapshot(self) -> dict[str, Any]:
         """All numbers since the start; percentiles are of the last `WINDOW` requests."""

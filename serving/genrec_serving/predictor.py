@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -11,16 +12,13 @@ import orjson
 from kserve import InferRequest, InferResponse, Model
 
 from genrec_model.errors import EngineError, RequestError
+from genrec_serving.admission import Admission
+from genrec_serving.api import make_query
+from genrec_serving.front import Front
 from genrec_serving.metrics import RequestMetrics, Surface
 from genrec_serving.recommender import Recommender
 from genrec_serving.requests import Answer, RankQuery, RecommendQuery
-from genrec_serving.schemas import (
-    MAX_BATCH,
-    RankBody,
-    RecommendBody,
-    answer_to_dict,
-    parse_value,
-)
+from genrec_serving.schemas import MAX_BATCH, answer_to_dict
 from genrec_serving.v2_tensors import TensorCodec, at, tensor_error
 
 
@@ -34,15 +32,21 @@ class RecommenderModel(Model):
         name: in the URLs.
         load: makes the recommender; takes long, and is called in a thread.
         metrics: where requests are counted.
+        admission: places in front of the engine.
     """
 
     def __init__(
-        self, name: str, *, load: Callable[[], Recommender], metrics: RequestMetrics
+        self,
+        name: str,
+        *,
+        load: Callable[[], Recommender],
+        metrics: RequestMetrics,
+        admission: Admission,
     ) -> None:
         super().__init__(name)
         self.engine = True
         self._load_recommender = load
-        self._metrics = metrics
+        self.front = Front(lambda: self.recommender, metrics=metrics, admission=admission)
         self._loaded: tuple[Recommender, TensorCodec] | None = None
 
     @property
@@ -135,29 +139,17 @@ class RecommenderModel(Model):
             raise RequestError(
                 f"{len(instances)} instances; 1 to {MAX_BATCH} are allowed", field="instances"
             )
-        answers = await _all(self._instance(i, body) for i, body in enumerate(instances))
-        return [answer_to_dict(answer) for answer in answers]
-
-    async def _instance(self, place: int, body: Any) -> Answer:
-        ranks = isinstance(body, dict) and "candidates" in body
-
-        def query() -> RecommendQuery | RankQuery:
-            if ranks:
-                return parse_value(RankBody, body).query()
-            return parse_value(RecommendBody, body).query()
-
-        try:
-            return await self._ask(query, "v1")
-        except RequestError as error:
-            field = f"instances[{place}].{error.field}"
-            raise at(error, field.removesuffix(".body"), status=error.status) from error
+        makers = [partial(make_query, body) for body in instances]
+        answers = await self.front.ask_all(makers, "v1")
+        return [answer_to_dict(answer) for answer in _checked(answers, _instance_error)]
 
     async def _predict_v2(self, request: InferRequest) -> InferResponse:
         surface: Surface = "grpc" if request.from_grpc else "v2"
         codec = self._parts[1]
-        with self._metrics.request(surface):  # each user's request is counted by itself below
+        with self.front.metrics.request(surface):  # each user's is counted by itself below
             queries: Sequence[RecommendQuery | RankQuery] = codec.queries(request)
-        answers = await _all(self._row(i, query, surface) for i, query in enumerate(queries))
+        makers = [partial(_same, query) for query in queries]
+        answers = _checked(await self.front.ask_all(makers, surface), tensor_error)
         first = queries[0]
         width = first.k if isinstance(first, RecommendQuery) else len(first.candidates)
         outputs = codec.outputs(answers, width, binary=request.from_grpc)
@@ -178,28 +170,23 @@ class RecommenderModel(Model):
             requested_outputs=request.request_outputs,
         )
 
-    async def _row(self, row: int, query: RecommendQuery | RankQuery, surface: Surface) -> Answer:
-        try:
-            return await self._ask(lambda: query, surface)
-        except RequestError as error:
-            raise tensor_error(error, row) from error
 
-    async def _ask(
-        self, make_query: Callable[[], RecommendQuery | RankQuery], surface: Surface
-    ) -> Answer:
-        with self._metrics.request(surface) as observer:
-            query = make_query()
-            if isinstance(query, RankQuery):
-                observer.answer = await self.recommender.rank(query)
-            else:
-                observer.answer = await self.recommender.recommend(query)
-        return observer.answer
+def _same(query: RecommendQuery | RankQuery) -> RecommendQuery | RankQuery:
+    return query
 
 
-async def _all(tasks: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
-    """All answers, or the first error in the order of the request; nothing is left running."""
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if isinstance(result, Answer)]
+def _checked(
+    answers: Sequence[Answer | RequestError], place: Callable[[RequestError, int], RequestError]
+) -> list[Answer]:
+    """All answers, or the first error in the order of the request, at its place in it."""
+    found = []
+    for i, answer in enumerate(answers):
+        if isinstance(answer, RequestError):
+            raise place(answer, i) from answer
+        found.append(answer)
+    return found
+
+
+def _instance_error(error: RequestError, instance: int) -> RequestError:
+    field = f"instances[{instance}].{error.field}"
+    return at(error, field.removesuffix(".body"), status=error.status)

@@ -29,6 +29,7 @@ from genrec_serving.requests import (
     ScoredItem,
 )
 from genrec_serving.strategy import STRATEGIES, Choice, Strategies
+from genrec_serving.tracing import span
 from genrec_serving.users.histories import UserHistories
 
 #: A user of whom nothing is known.
@@ -36,17 +37,22 @@ NOBODY = Query(history=Events(item_ids=(), actions=(), timestamps=()))
 
 
 class Stages:
-    """Milliseconds of each stage of one request."""
+    """Milliseconds of each stage of one request; each is a span where requests are traced.
 
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._ms: dict[str, float] = {}
+    Args:
+        waited_s: seconds that the request waited for its place.
+    """
+
+    def __init__(self, waited_s: float) -> None:
+        self._start = time.perf_counter() - waited_s
+        self._ms: dict[str, float] = {"queue": round(waited_s * 1e3, 3)}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the block."""
         start = time.perf_counter()
-        yield
+        with span(name):
+            yield
         self._ms[name] = round((time.perf_counter() - start) * 1e3, 3)
 
     def result(self) -> dict[str, float]:
@@ -91,14 +97,24 @@ class Recommender:
         """Whether requests can be answered."""
         return self.strategies.healthy
 
-    async def recommend(self, query: RecommendQuery) -> Answer:
+    async def answer(self, query: RecommendQuery | RankQuery, *, waited_s: float = 0.0) -> Answer:
+        """`recommend` or `rank`, whichever the query is for."""
+        if isinstance(query, RankQuery):
+            return await self.rank(query, waited_s=waited_s)
+        return await self.recommend(query, waited_s=waited_s)
+
+    async def recommend(self, query: RecommendQuery, *, waited_s: float = 0.0) -> Answer:
         """The best items of the catalogue.
+
+        Args:
+            query: the question.
+            waited_s: seconds that it waited until now.
 
         Raises:
             RequestError: something in the query is wrong.
             EngineError: the engine is not available, or failed.
         """
-        stages = Stages()
+        stages = Stages(waited_s)
         with stages.stage("features"):
             if not 1 <= query.k <= MAX_K:
                 raise RequestError(f"{query.k} is not between 1 and {MAX_K}", field="k")
@@ -121,14 +137,18 @@ class Recommender:
         order = np.arange(len(scored.items))
         return self._answer(scored, order, choice, len(call.rows.items) - 1, stages)
 
-    async def rank(self, query: RankQuery) -> Answer:
+    async def rank(self, query: RankQuery, *, waited_s: float = 0.0) -> Answer:
         """The candidates with their scores, best first.
+
+        Args:
+            query: the question.
+            waited_s: seconds that it waited until now.
 
         Raises:
             RequestError: something in the query is wrong.
             EngineError: the engine is not available, or failed.
         """
-        stages = Stages()
+        stages = Stages(waited_s)
         with stages.stage("features"):
             order_by = self._order_by(query)
             choice = await self._choose(query)

@@ -1,65 +1,226 @@
-"""What is done to every HTTP request before KServe or FastAPI see it."""
+"""What is done to every HTTP request before KServe or FastAPI see it.
+
+It gets an id, has to show the token, is read whole within bounds of size and time, and is given up
+when its client hangs up.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import logging
+import re
+import time
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from uuid import uuid4
 
-import orjson
+from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from genrec_model.errors import RequestError
+from genrec_model.errors import ConfigError, RequestError
+from genrec_serving.error_responses import error_body
+from genrec_serving.request_context import CONTEXT, RequestContext
+from genrec_serving.tokens import Tokens
+from genrec_serving.tracing import is_tracing, request_span
 
-#: Far above the largest request that the limits on events and candidates allow.
-MAX_BODY_BYTES = 32 << 20
+logger = logging.getLogger("genrec_serving.access")
+
+REQUEST_ID = b"x-request-id"
+TIMEOUT = b"x-request-timeout-ms"
+MAX_TIMEOUT_MS = 600_000
+#: Paths for which no token is needed: probes and Prometheus.
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpLimits:
+    """Bounds of a request.
+
+    Args:
+        body_bytes: of a body; by default far above the largest request that the limits on events
+            and candidates allow.
+        body_s: seconds in which a body has to arrive.
+
+    Raises:
+        ConfigError: a limit makes no sense.
+    """
+
+    body_bytes: int = 32 << 20
+    body_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.body_bytes < 1 or self.body_s <= 0:
+            raise ConfigError(f"HTTP limits: {self} makes no sense: give more than 0")
 
 
 class RequestGuard:
-    """Bounds the size of bodies, and tells KServe about content types that it does not know.
+    """See the module's description.
 
-    KServe compares the whole header with ``application/json``, so that a charset makes it treat
-    JSON as an unknown format.
+    It also tells KServe about content types that it does not know: KServe compares the whole
+    header with ``application/json``, so that a charset makes it treat JSON as an unknown format.
 
     Args:
         app: the application behind it.
-        max_bytes: of a body.
+        limits: of a request.
+        tokens: that a request may show; None where anybody may ask.
+        access_log: whether every request leaves a line.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limits: HttpLimits | None = None,
+        tokens: Tokens | None = None,
+        access_log: bool = False,
+    ) -> None:
         self._app = app
-        self._max_bytes = max_bytes
+        self._limits = limits or HttpLimits()
+        self._tokens = tokens
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 413."""
+        """Pass the request on, or answer 400, 401, 408 or 413."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = [(name, _plain_json(name, value)) for name, value in scope["headers"]]
-        announced = dict(headers).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self._max_bytes:
-            await self._refuse(send)
+        started = time.perf_counter()
+        headers = dict(scope["headers"])
+        given = headers.get(REQUEST_ID, b"")
+        request_id = given if _ID.fullmatch(given) else uuid4().hex.encode()
+        status, unset = 0, CONTEXT.set(None)
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id)]
+            await send(message)
+
+        try:
+            try:
+                context = RequestContext(
+                    request_id=request_id.decode(), timeout_s=_timeout_s(headers)
+                )
+                CONTEXT.set(context)
+                self._check_token(scope["path"], headers)
+                body = await self._read(receive, headers)
+            except RequestError as error:
+                await _refuse(send_with_id, scope["path"], error)
+                return
+            if body is not None:
+                scope = {**scope, "headers": [(n, _plain_json(n, v)) for n, v in scope["headers"]]}
+                with _request_span(scope, context) as span:
+                    await self._pass_on(scope, body, receive, send_with_id)
+                    span.set_attribute("http.response.status_code", status)
+        finally:
+            if self._access_log:
+                _log(scope, status, time.perf_counter() - started)
+            CONTEXT.reset(unset)
+
+    def _check_token(self, path: str, headers: dict[bytes, bytes]) -> None:
+        if self._tokens is None or path in OPEN_PATHS:
             return
-        received = 0
+        if not self._tokens.allow(headers.get(b"authorization", b"")):
+            raise RequestError(
+                "show a token that is valid here, as 'Bearer ...'",
+                field="authorization",
+                status=401,
+            )
 
-        async def bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                # Sent in chunks, without a length; the application's error handler answers.
-                raise RequestError(self._too_large, field="body", status=413)
-            return message
+    async def _read(self, receive: Receive, headers: dict[bytes, bytes]) -> bytes | None:
+        """The whole body; None where the client hangs up before."""
+        most = self._limits.body_bytes
+        too_large = RequestError(f"is larger than {most} bytes", field="body", status=413)
+        announced = headers.get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > most:
+            raise too_large
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._limits.body_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    if len(body) > most:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError as error:
+            raise RequestError(
+                f"did not arrive within {self._limits.body_s:g} s", field="body", status=408
+            ) from error
 
-        await self._app({**scope, "headers": headers}, bounded, send)
+    async def _pass_on(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Let the application answer, and stop it when nobody waits for that any more."""
+        given = False
 
-    @property
-    def _too_large(self) -> str:
-        return f"is larger than {self._max_bytes >> 20} MiB"
+        async def receive_body() -> Message:
+            nonlocal given
+            if given:
+                await asyncio.Event().wait()  # the client is listened to below
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
 
-    async def _refuse(self, send: Send) -> None:
-        error: Any = {"error": {"field": "body", "message": self._too_large}}
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": orjson.dumps(error)})
+        answering = asyncio.ensure_future(self._app(scope, receive_body, send))
+        # All of the body was read, so that the next message is that the client is gone.
+        gone = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                answering.cancel()
+                with suppress(asyncio.CancelledError):
+                    await answering
+                return
+            await answering
+        finally:
+            answering.cancel()
+            gone.cancel()
+
+
+def _request_span(scope: Scope, context: RequestContext) -> AbstractContextManager[Span]:
+    if not is_tracing() or scope["path"] in OPEN_PATHS:
+        return nullcontext(INVALID_SPAN)
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    attributes = {
+        "http.request.method": scope["method"],
+        "url.path": scope["path"],
+        "genrec.request_id": context.request_id,
+    }
+    return request_span(f"{scope['method']} {scope['path']}", headers, attributes)
+
+
+def _timeout_s(headers: dict[bytes, bytes]) -> float | None:
+    given = headers.get(TIMEOUT)
+    if given is None:
+        return None
+    if len(given) > 6 or not given.isdigit() or not 1 <= int(given) <= MAX_TIMEOUT_MS:
+        raise RequestError(
+            f"give whole milliseconds, 1 to {MAX_TIMEOUT_MS}", field=TIMEOUT.decode(), status=400
+        )
+    return int(given) / 1000
+
+
+async def _refuse(send: Send, path: str, error: RequestError) -> None:
+    # The body may not have been read, so that the connection cannot be used again.
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    message = str(error).removeprefix(f"{error.field}: ")
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": error_body(path, error.field, message)})
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    fields = {
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,  # 0 where the client was gone before an answer
+        "ms": round(seconds * 1e3, 3),
+    }
+    logger.info("%(method)s %(path)s %(status)d %(ms).1f ms", fields, extra=fields)
 
 
 def _plain_json(name: bytes, value: bytes) -> bytes:

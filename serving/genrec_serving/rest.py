@@ -1,55 +1,56 @@
 """The plain REST API.
 
-The two hot routes read and write JSON by themselves: through FastAPI's own models they would take
-twice the time. Their schemas are on the OpenAPI page all the same.
+Routes read and write JSON by themselves: through FastAPI's own models they would take twice the
+time. Their schemas are on the OpenAPI page all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
 from genrec_model.errors import EngineError
-from genrec_serving.metrics import RequestMetrics
+from genrec_serving.api import RecommendApi
+from genrec_serving.front import Front
 from genrec_serving.recommender import Recommender
 from genrec_serving.requests import MAX_CANDIDATES, MAX_EVENTS, MAX_K
 from genrec_serving.schemas import (
     AnswerBody,
+    BatchAnswersBody,
+    BatchBody,
     Body,
     ErrorBody,
     RankBody,
     RecommendBody,
-    answer_to_dict,
     json_schema,
-    parse_json,
 )
 from genrec_serving.strategy import STRATEGIES
 from genrec_serving.users.events import MAX_APPEND
 
-#: Gives the recommender, or raises `EngineError` while there is none yet.
-GetRecommender = Callable[[], Recommender]
 
-
-def rest_router(recommender: GetRecommender, metrics: RequestMetrics) -> APIRouter:
+def rest_router(front: Front) -> APIRouter:
     """Routes of the REST API."""
     router = APIRouter(tags=["recommender"])
+    api, recommender = RecommendApi(front), front.recommender
 
-    @router.post("/v1/recommend", **_documented(RecommendBody, "Best items of the catalogue"))
+    @router.post(
+        "/v1/recommend", **_documented(RecommendBody, AnswerBody, "Best items of the catalogue")
+    )
     async def recommend(request: Request) -> Response:
-        with metrics.request("rest") as observer:
-            body = parse_json(RecommendBody, await request.body())
-            observer.answer = await recommender().recommend(body.query())
-        return json_response(answer_to_dict(observer.answer))
+        return _answer(await api.recommend(await request.body()))
 
-    @router.post("/v1/rank", **_documented(RankBody, "Scores of given items"))
+    @router.post("/v1/rank", **_documented(RankBody, AnswerBody, "Scores of given items"))
     async def rank(request: Request) -> Response:
-        with metrics.request("rest") as observer:
-            body = parse_json(RankBody, await request.body())
-            observer.answer = await recommender().rank(body.query())
-        return json_response(answer_to_dict(observer.answer))
+        return _answer(await api.rank(await request.body()))
+
+    @router.post(
+        "/v1/batch", **_documented(BatchBody, BatchAnswersBody, "Requests of several users")
+    )
+    async def batch(request: Request) -> Response:
+        return _answer(await api.batch(await request.body()))
 
     @router.get("/v1/stats", summary="The model, its engines, and what was answered so far")
     async def stats() -> Response:
@@ -58,7 +59,8 @@ def rest_router(recommender: GetRecommender, metrics: RequestMetrics) -> APIRout
             {
                 **describe(found),
                 "users": await describe_users(found),
-                "requests": metrics.snapshot(),
+                "requests": front.metrics.snapshot(),
+                "admission": front.admission.snapshot(),
             }
         )
 
@@ -74,7 +76,7 @@ def rest_router(recommender: GetRecommender, metrics: RequestMetrics) -> APIRout
     @router.get("/readyz", summary="Whether requests can be answered")
     async def ready() -> Response:
         try:
-            healthy = recommender().healthy
+            healthy = recommender().healthy and not front.draining
         except EngineError:
             healthy = False
         return _health(healthy)
@@ -127,18 +129,20 @@ async def describe_users(recommender: Recommender) -> dict[str, Any] | None:
     }
 
 
-def _documented(body: type[Body], summary: str) -> dict[str, Any]:
+def _documented(body: type[Body], answer: type[BaseModel], summary: str) -> dict[str, Any]:
     """Arguments of a route that reads its body itself, for the OpenAPI page."""
     error = {"model": ErrorBody}
     return {
         "summary": summary,
         "response_model": None,
         "responses": {
-            200: {"model": AnswerBody},
+            200: {"model": answer},
             400: {**error, "description": "The body is not JSON"},
             404: {**error, "description": "The user is unknown"},
+            413: {**error, "description": "The body is too large"},
             422: {**error, "description": "A field is wrong"},
-            503: {**error, "description": "The engine is not available"},
+            429: {**error, "description": "Too many requests: see Retry-After"},
+            503: {**error, "description": "The engine is not available, or not in time"},
         },
         "openapi_extra": {
             "requestBody": {
@@ -147,6 +151,10 @@ def _documented(body: type[Body], summary: str) -> dict[str, Any]:
             }
         },
     }
+
+
+def _answer(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
 
 
 def json_response(value: Any, status: int = 200) -> Response:

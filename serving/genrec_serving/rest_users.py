@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from genrec_model.errors import RequestError
+from genrec_serving.front import GetRecommender
 from genrec_serving.recommender import Recommender
-from genrec_serving.rest import GetRecommender, json_response
+from genrec_serving.rest import json_response
 from genrec_serving.schemas import (
     AppendBody,
     AppendedBody,

@@ -12,7 +12,8 @@ import logging.config
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genrec_model.errors import GenrecError, UserError
+from genrec_serving.logs import LogFormat, logging_config
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from genrec_serving.metrics import RequestMetrics
+    from genrec_serving.front import Front
     from genrec_serving.predictor import RecommenderModel
     from genrec_serving.recommender import Recommender
 
@@ -44,7 +46,7 @@ class ServerOptions:
         model_name: name in the URLs.
         model_version: version that answers carry; the registry's, or the start of the weights'
             SHA-256, where None.
-        host: address to listen on; there is no authentication, so the default is this machine.
+        host: address to listen on; without a token anybody may ask, so the default is this machine.
         http_port: V1, V2 and the REST API.
         grpc_port: V2 over gRPC.
         histories: event table whose users requests may name.
@@ -57,6 +59,14 @@ class ServerOptions:
         threads: CPU threads of an engine.
         downloads: where artifacts of the registry are put; under the project's home where None.
         open_repository: whether anybody may load and unload models.
+        max_running, max_waiting, max_wait_s, deadline_s: see `AdmissionLimits`.
+        max_body_mb: of a request, MiB.
+        token_file: see `Tokens`; the setting of that name where None, and no token where that is
+            not set either.
+        drain_s: see `Stopping`.
+        log_format: ``text`` or ``json``.
+        access_log: whether every HTTP request leaves a line.
+        otlp_endpoint: where traces are sent; none are made where None.
     """
 
     artifact: str
@@ -74,6 +84,16 @@ class ServerOptions:
     threads: int = 1
     downloads: Path | None = None
     open_repository: bool = False
+    max_running: int = 64
+    max_waiting: int = 512
+    max_wait_s: float = 2.0
+    deadline_s: float = 10.0
+    max_body_mb: int = 32
+    token_file: Path | None = None
+    drain_s: float = 0.0
+    log_format: LogFormat = "text"
+    access_log: bool = False
+    otlp_endpoint: str | None = None
 
 
 def prepare_process(options: ServerOptions) -> None:
@@ -82,24 +102,7 @@ def prepare_process(options: ServerOptions) -> None:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     # Deprecations inside of libraries are nothing that an operator could act on.
     warnings.simplefilter("ignore")
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {
-                "line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
-            },
-            "handlers": {
-                "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
-            },
-            "root": {"handlers": ["stderr"], "level": "WARNING"},
-            "loggers": {
-                "genrec_serving": {"level": "INFO"},
-                # A handler of its own keeps KServe from setting up its logging over this one.
-                "kserve": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
-            },
-        }
-    )
+    logging.config.dictConfig(logging_config(options.log_format))
 
 
 def resolve(options: ServerOptions) -> tuple[Path, str]:
@@ -181,10 +184,12 @@ def load_recommender(options: ServerOptions) -> Recommender:
     )
 
 
-def build_app(recommender: Callable[[], Recommender], metrics: RequestMetrics) -> FastAPI:
+def build_app(front: Front) -> FastAPI:
     """The web application with the REST API; KServe adds its routes when the server starts."""
     from fastapi import FastAPI
 
+    from genrec_serving.api import RecommendApi
+    from genrec_serving.hot_routes import HotRoutes
     from genrec_serving.rest import rest_router
     from genrec_serving.rest_users import users_router
 
@@ -194,8 +199,9 @@ def build_app(recommender: Callable[[], Recommender], metrics: RequestMetrics) -
         docs_url="/docs",
         redoc_url=None,
     )
-    app.include_router(rest_router(recommender, metrics))
-    app.include_router(users_router(recommender))
+    app.include_router(rest_router(front))
+    app.include_router(users_router(front.recommender))
+    app.add_middleware(HotRoutes, api=RecommendApi(front))
     return app
 
 
@@ -205,19 +211,57 @@ def run_server(options: ServerOptions) -> None:
     Raises:
         GenrecError: the model cannot be loaded.
     """
-    from genrec_serving.kserve_server import Address, RecommenderServer
+    from genrec_model.settings import settings
+    from genrec_serving.admission import Admission, AdmissionLimits
+    from genrec_serving.kserve_server import Address, RecommenderServer, Security, Stopping
     from genrec_serving.metrics import RequestMetrics
     from genrec_serving.predictor import RecommenderModel
+    from genrec_serving.request_guard import HttpLimits
+    from genrec_serving.tokens import Tokens
 
-    metrics = RequestMetrics()
-    model: RecommenderModel = RecommenderModel(
-        options.model_name, load=partial(load_recommender, options), metrics=metrics
+    limits = AdmissionLimits(
+        running=options.max_running,
+        waiting=options.max_waiting,
+        wait_s=options.max_wait_s,
+        deadline_s=options.deadline_s,
     )
-    app = build_app(lambda: model.recommender, metrics)
+    token_file = options.token_file or settings().token_file
+    security = Security(
+        limits=HttpLimits(body_bytes=options.max_body_mb << 20),
+        tokens=None if token_file is None else Tokens(token_file),
+        open_repository=options.open_repository,
+        access_log=options.access_log,
+    )
+    model: RecommenderModel = RecommenderModel(
+        options.model_name,
+        load=partial(load_recommender, options),
+        metrics=RequestMetrics(),
+        admission=Admission(limits),
+    )
     address = Address(host=options.host, http_port=options.http_port, grpc_port=options.grpc_port)
-    logger.info("listening on %s, ports %d and %d", *vars(address).values())
-    server = RecommenderServer(app, address=address, open_repository=options.open_repository)
-    server.run(model)
+    with tracing(options):
+        logger.info("listening on %s, ports %d and %d", *vars(address).values())
+        RecommenderServer(
+            build_app(model.front),
+            address=address,
+            security=security,
+            stopping=Stopping(drain_s=options.drain_s),
+        ).run(model)
+
+
+@contextmanager
+def tracing(options: ServerOptions) -> Iterator[None]:
+    """Send traces while the block runs, where the options say so."""
+    if options.otlp_endpoint is None:
+        yield
+        return
+    from genrec_serving.tracing import otlp_exporter, trace_to
+
+    provider = trace_to(otlp_exporter(options.otlp_endpoint), service=options.model_name)
+    try:
+        yield
+    finally:
+        provider.shutdown()
 
 
 def main(
@@ -231,7 +275,7 @@ def main(
     http_port: Annotated[int, typer.Option(help="V1, V2 and the REST API")] = 8080,
     grpc_port: Annotated[int, typer.Option(help="V2 over gRPC")] = 8081,
     host: Annotated[
-        str, typer.Option(help="address to listen on; there is no authentication")
+        str, typer.Option(help="address to listen on; without a token anybody may ask")
     ] = "127.0.0.1",
     histories: Annotated[
         Path | None, typer.Option(help="events.parquet of users whom requests may name")
@@ -255,6 +299,26 @@ def main(
     open_repository: Annotated[
         bool, typer.Option(help="let anybody load and unload models (KServe's default)")
     ] = False,
+    max_running: Annotated[int, typer.Option(min=1, help="most users scored at once")] = 64,
+    max_waiting: Annotated[int, typer.Option(min=0, help="most users that wait")] = 512,
+    max_wait_s: Annotated[
+        float, typer.Option(help="refuse a request that would wait longer, seconds")
+    ] = 2.0,
+    deadline_s: Annotated[
+        float, typer.Option(help="of requests without X-Request-Timeout-Ms, seconds")
+    ] = 10.0,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="largest request, MiB")] = 32,
+    token_file: Annotated[
+        Path | None, typer.Option(help="tokens of which a request must show one, one a line")
+    ] = None,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="seconds not ready but answering before the end")
+    ] = 0.0,
+    log_format: Annotated[LogFormat, typer.Option(help="text or json")] = "text",
+    access_log: Annotated[bool, typer.Option(help="a line for every HTTP request")] = False,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(help="send traces there: http://HOST:4318/v1/traces")
+    ] = None,
 ) -> None:
     """Serve a recommender: KServe V1 and V2 (JSON, binary, gRPC) and a REST API with /docs."""
     options = ServerOptions(
@@ -273,6 +337,16 @@ def main(
         threads=threads,
         downloads=downloads,
         open_repository=open_repository,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        max_wait_s=max_wait_s,
+        deadline_s=deadline_s,
+        max_body_mb=max_body_mb,
+        token_file=token_file,
+        drain_s=drain_s,
+        log_format=log_format,
+        access_log=access_log,
+        otlp_endpoint=otlp_endpoint,
     )
     prepare_process(options)
     try:

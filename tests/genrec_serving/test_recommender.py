@@ -69,7 +69,7 @@ async def test_an_answer_says_all(recommender, truth) -> None:
     np.testing.assert_allclose(tasks, 1 / (1 + np.exp(-wanted.task_logits)), atol=1e-5)
     assert (answer.model_name, answer.model_version) == ("tiny", "7")
     assert (answer.history_events, answer.cached_events) == (2, 0)
-    assert set(answer.timings_ms) == {"features", "engine", "answer", "total"}
+    assert set(answer.timings_ms) == {"queue", "features", "engine", "answer", "total"}
 
 
 async def test_a_fallback_is_labelled(recommender) -> None:

@@ -9,7 +9,9 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from genrec_model.errors import EngineError
+from genrec_serving.admission import Admission, AdmissionLimits
 from genrec_serving.error_responses import add_error_handlers
+from genrec_serving.front import Front
 from genrec_serving.metrics import RequestMetrics
 from genrec_serving.rest import rest_router
 
@@ -17,7 +19,12 @@ from genrec_serving.rest import rest_router
 def client_of(get_recommender: Any) -> tuple[httpx.AsyncClient, CollectorRegistry]:
     registry = CollectorRegistry()
     app = FastAPI()
-    app.include_router(rest_router(get_recommender, RequestMetrics(registry)))
+    front = Front(
+        get_recommender,
+        metrics=RequestMetrics(registry),
+        admission=Admission(AdmissionLimits(), registry=registry),
+    )
+    app.include_router(rest_router(front))
     add_error_handlers(app)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://test"), registry
@@ -28,10 +35,10 @@ def loading() -> Any:
 
 
 def failing(error: Exception, *, healthy: bool) -> Any:
-    async def fail(_: Any) -> None:
+    async def fail(_: Any, *, waited_s: float) -> None:
         raise error
 
-    recommender = SimpleNamespace(recommend=fail, rank=fail, healthy=healthy)
+    recommender = SimpleNamespace(answer=fail, healthy=healthy)
     return lambda: recommender
 
 

@@ -302,9 +302,13 @@ def test_metrics(http) -> None:
     http.post("/v1/recommend", json={"history": []})
     http.post("/v1/recommend", json={"history": 3})
     text = http.get("/metrics").text
-    assert 'genrec_request_seconds_count{strategy="vllm",surface="rest"}' in text
+    assert 'genrec_request_seconds_count{strategy="vllm",surface="rest",version="' in text
+    for stage in ("queue", "features", "engine", "answer"):
+        assert f'genrec_stage_seconds_count{{stage="{stage}",version="' in text
+    assert "genrec_queue_users 0.0" in text
+    assert "genrec_running_users 0.0" in text
     assert 'genrec_request_errors_total{kind="request",surface="rest"}' in text
-    assert 'genrec_history_events_total{found="cache"}' in text
+    assert 'genrec_history_events_total{found="cache",version="' in text
 
 
 def test_the_openapi_page_shows_the_schemas(http) -> None:

@@ -23,7 +23,20 @@ def serve(
     histories: Annotated[
         Path | None, typer.Option(help="events.parquet, so that requests may name a user.")
     ] = None,
+    user_store: Annotated[
+        str | None,
+        typer.Option(help="Appended events: memory, sqlite:PATH or redis://HOST:PORT."),
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Tokens of which a request must show one, one a line.")
+    ] = None,
     strategy: Annotated[str, typer.Option(help="auto, vllm, onnxruntime, torch.")] = "auto",
+    further: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="After --: options of python -m genrec_serving.server, see its --help."
+        ),
+    ] = None,
 ) -> None:
     """Serve a model over KServe V1, V2, gRPC and REST until it is stopped (Ctrl-C)."""
     command = [
@@ -32,8 +45,14 @@ def serve(
         *("--http-port", str(http_port), "--grpc-port", str(grpc_port), "--host", host),
         *("--strategy", strategy),
     ]
-    if histories is not None:
-        command += ["--histories", str(histories)]
+    for option, value in (
+        ("--histories", histories),
+        ("--user-store", user_store),
+        ("--token-file", token_file),
+    ):
+        if value is not None:
+            command += [option, str(value)]
+    command += further or []
     try:
         code = subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:  # the server got the signal too and has ended by itself
