@@ -12,17 +12,17 @@ from contextlib import contextmanager
 import numpy as np
 
 from genrec_model.artifact import Artifact
-from genrec_model.errors import EngineError, RequestError
+from genrec_model.errors import RequestError
 from genrec_model.features.reserved import NUM_RESERVED
 from genrec_model.features.rows import Ints
 from genrec_serving.encoding import Encoder, user_rows
 from genrec_serving.engines.interface import RankCall, RecommendCall, Scored
+from genrec_serving.engines.probe import probe
 from genrec_serving.requests import (
     BY_SCORE,
     MAX_CANDIDATES,
     MAX_K,
     Answer,
-    Events,
     Query,
     RankQuery,
     RecommendQuery,
@@ -31,9 +31,6 @@ from genrec_serving.requests import (
 from genrec_serving.strategy import STRATEGIES, Choice, Strategies
 from genrec_serving.tracing import span
 from genrec_serving.users.histories import UserHistories
-
-#: A user of whom nothing is known.
-NOBODY = Query(history=Events(item_ids=(), actions=(), timestamps=()))
 
 
 class Stages:
@@ -97,6 +94,11 @@ class Recommender:
         """Whether requests can be answered."""
         return self.strategies.healthy
 
+    @property
+    def given_up(self) -> bool:
+        """Whether requests will never be answered again."""
+        return self.strategies.given_up
+
     async def answer(self, query: RecommendQuery | RankQuery, *, waited_s: float = 0.0) -> Answer:
         """`recommend` or `rank`, whichever the query is for."""
         if isinstance(query, RankQuery):
@@ -118,7 +120,7 @@ class Recommender:
         with stages.stage("features"):
             if not 1 <= query.k <= MAX_K:
                 raise RequestError(f"{query.k} is not between 1 and {MAX_K}", field="k")
-            choice = await self._choose(query)
+            _check_strategy(query)
             now = self._now(query)
             history = await self._encoder.history(query, now=now)
             exclude = [self._encoder.known_items(query.deny, field="deny")]
@@ -132,6 +134,7 @@ class Recommender:
                 exclude=np.concatenate(exclude),
                 allow=self._allowed(query),
             )
+            choice = await self.strategies.choose(query.strategy, call.rows)
         with stages.stage("engine"):
             scored = await choice.engine.recommend(call)
         order = np.arange(len(scored.items))
@@ -151,7 +154,7 @@ class Recommender:
         stages = Stages(waited_s)
         with stages.stage("features"):
             order_by = self._order_by(query)
-            choice = await self._choose(query)
+            _check_strategy(query)
             now = self._now(query)
             history = await self._encoder.history(query, now=now)
             call = RankCall(
@@ -159,6 +162,7 @@ class Recommender:
                 now=now,
                 candidates=self._candidates(query),
             )
+            choice = await self.strategies.choose(query.strategy, call.rows, len(call.candidates))
         with stages.stage("engine"):
             scored = await choice.engine.rank(call)
         column = scored.scores
@@ -169,35 +173,20 @@ class Recommender:
         return self._answer(scored, order, choice, len(call.rows.items) - 1, stages)
 
     async def warm_up(self) -> None:
-        """Answer one recommendation and one ranking, of a user without history.
+        """Answer one recommendation and one ranking, and measure what ``auto`` decides by.
 
         Raises:
-            EngineError: the default engine cannot.
+            EngineError: an engine cannot.
         """
-        now = int(self._clock())
-        history = await self._encoder.history(NOBODY, now=now)
-        rows = user_rows(history, self.artifact.config, now=now)
         engine = (await self.strategies.choose(None)).engine
-        found = await engine.recommend(
-            RecommendCall(rows=rows, now=now, k=1, exclude=np.empty(0, np.int64))
-        )
-        await engine.rank(RankCall(rows=rows, now=now, candidates=found.items))
-        if len(found.items) != 1:
-            raise EngineError(f"engine {engine.name} recommends nothing to a new user")
+        await probe(engine, now=int(self._clock()))
+        await self.strategies.measure(self.artifact.config)
 
     async def close(self) -> None:
         """Close the engines and the store of users."""
         self.strategies.close()
         if self.users is not None:
             await self.users.store.close()
-
-    async def _choose(self, query: Query) -> Choice:
-        if query.strategy is not None and query.strategy not in STRATEGIES:
-            raise RequestError(
-                f"{query.strategy!r} is unknown: use one of {', '.join(STRATEGIES)}",
-                field="strategy",
-            )
-        return await self.strategies.choose(query.strategy)
 
     def _now(self, query: Query) -> int:
         return int(self._clock()) if query.now is None else query.now
@@ -267,4 +256,11 @@ class Recommender:
             # The start row is cached with the events, and is none.
             cached_events=max(scored.cached_rows - 1, 0),
             timings_ms=stages.result(),
+        )
+
+
+def _check_strategy(query: Query) -> None:
+    if query.strategy is not None and query.strategy not in STRATEGIES:
+        raise RequestError(
+            f"{query.strategy!r} is unknown: use one of {', '.join(STRATEGIES)}", field="strategy"
         )

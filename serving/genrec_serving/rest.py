@@ -27,7 +27,6 @@ from genrec_serving.schemas import (
     RecommendBody,
     json_schema,
 )
-from genrec_serving.strategy import STRATEGIES
 from genrec_serving.users.events import MAX_APPEND
 
 
@@ -67,11 +66,11 @@ def rest_router(front: Front) -> APIRouter:
     @router.get("/healthz", summary="Whether the process is to be kept")
     async def live() -> Response:
         try:
-            # Starting takes its time; an engine that died does not come back.
-            healthy = recommender().healthy
+            # An engine that died is started again, up to a number of tries.
+            alive = not recommender().given_up
         except EngineError:
-            healthy = True
-        return _health(healthy)
+            alive = True  # starting takes its time
+        return _health(alive)
 
     @router.get("/readyz", summary="Whether requests can be answered")
     async def ready() -> Response:
@@ -86,7 +85,7 @@ def rest_router(front: Front) -> APIRouter:
 
 def describe(recommender: Recommender) -> dict[str, Any]:
     """What a client may want to know about the model and the server's limits."""
-    artifact, strategies = recommender.artifact, recommender.strategies
+    artifact = recommender.artifact
     spec, config = artifact.dataset.spec, artifact.config
     return {
         "model": {
@@ -101,12 +100,7 @@ def describe(recommender: Recommender) -> dict[str, Any]:
             "exclude_seen": spec.exclude_seen,
             "max_history": config.max_history,
         },
-        "strategies": {
-            "default": strategies.default,
-            "all": list(STRATEGIES),
-            "started": strategies.started,
-            "unavailable": strategies.unavailable,
-        },
+        "strategies": recommender.strategies.describe(),
         "limits": {
             "events": MAX_EVENTS,
             "candidates": MAX_CANDIDATES,

@@ -56,6 +56,7 @@ class ServerOptions:
         max_users: most users that the store ``memory`` keeps.
         kv_cache_mb: memory for cached histories, in MiB.
         strategy: engine of requests that name none.
+        second_engine: see `start_strategies`.
         threads: CPU threads of an engine.
         downloads: where artifacts of the registry are put; under the project's home where None.
         open_repository: whether anybody may load and unload models.
@@ -81,6 +82,7 @@ class ServerOptions:
     max_users: int = 100_000
     kv_cache_mb: int = 128
     strategy: str = "auto"
+    second_engine: str | None = None
     threads: int = 1
     downloads: Path | None = None
     open_repository: bool = False
@@ -174,6 +176,7 @@ def load_recommender(options: ServerOptions) -> Recommender:
         version=version,
         default=options.strategy,
         options=VllmOptions(kv_cache_mb=options.kv_cache_mb, threads=options.threads),
+        second=options.second_engine,
     )
     return Recommender(
         artifact=artifact,
@@ -292,6 +295,10 @@ def main(
     strategy: Annotated[
         str, typer.Option(help="auto, vllm, tensorrt, onnxruntime or torch")
     ] = "auto",
+    second_engine: Annotated[
+        str | None,
+        typer.Option(help="beside vllm, taken by auto where it is cheaper: onnxruntime or torch"),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of an engine")] = 1,
     downloads: Annotated[
         Path | None, typer.Option(help="where artifacts of the registry are put")
@@ -334,6 +341,7 @@ def main(
         max_users=max_users,
         kv_cache_mb=kv_cache_mb,
         strategy=strategy,
+        second_engine=second_engine,
         threads=threads,
         downloads=downloads,
         open_repository=open_repository,

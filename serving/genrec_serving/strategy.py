@@ -1,8 +1,8 @@
 """Which engine answers a request.
 
 ``auto`` takes the first of vLLM, ONNX Runtime and PyTorch that this machine and this model have.
-On a CPU that is vLLM, since it computes a history only once. (A table of measured costs that
-decides for each request is a later step; so is running TensorRT engines here.)
+Where the server was started with a second engine beside vLLM, ``auto`` decides for each request by
+what both are measured to cost (see `auto`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from genrec_model.artifact import Artifact
-from genrec_model.errors import EngineError, EngineUnavailable
+from genrec_model.errors import ConfigError, EngineError, EngineUnavailable
+from genrec_model.features.rows import UserRows
+from genrec_model.hstu import HSTUConfig
+from genrec_serving.auto import AutoChooser
 from genrec_serving.engines.interface import ScoringEngine
+from genrec_serving.engines.supervised import SupervisedEngine
 from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.memory import resident_mb
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +30,10 @@ Strategy = Literal["auto", "vllm", "tensorrt", "onnxruntime", "torch"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 #: What ``auto`` tries, in this order.
 PREFERRED = ("vllm", "onnxruntime", "torch")
+NO_TENSORRT = (
+    "tensorrt: this server does not run TensorRT engines; the pipeline builds and stores them with "
+    "the model"
+)
 
 Factory = Callable[[], ScoringEngine]
 
@@ -49,6 +58,7 @@ class Strategies:
         started: engines that run already; the first is the one of ``auto``.
         default: strategy of a request that names none.
         unavailable: why the others cannot be used.
+        auto: decides for each request between the first engine and another one.
     """
 
     def __init__(
@@ -58,18 +68,26 @@ class Strategies:
         started: Mapping[str, ScoringEngine],
         default: str,
         unavailable: Mapping[str, str],
+        auto: AutoChooser | None = None,
     ) -> None:
         self._factories = dict(factories)
         self._started = dict(started)
         self._auto = next(iter(started))
         self._unavailable = dict(unavailable)
         self._starting = asyncio.Lock()
+        self._chooser = auto
         self.default = default
 
     @property
     def healthy(self) -> bool:
         """Whether the engine of most requests can answer."""
         return self._started[self._auto].healthy
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the engine of most requests will never answer again in this process."""
+        engine = self._started[self._auto]
+        return isinstance(engine, SupervisedEngine) and engine.given_up
 
     @property
     def started(self) -> list[str]:
@@ -81,11 +99,36 @@ class Strategies:
         """Engines that cannot be used, and why."""
         return dict(self._unavailable)
 
-    async def choose(self, strategy: str | None) -> Choice:
+    def describe(self) -> dict[str, Any]:
+        """For `/v1/stats`."""
+        engine = self._started[self._auto]
+        return {
+            "default": self.default,
+            "all": list(STRATEGIES),
+            "started": self.started,
+            "unavailable": self.unavailable,
+            "engine": engine.describe() if isinstance(engine, SupervisedEngine) else None,
+            "auto": None if self._chooser is None else self._chooser.describe(),
+        }
+
+    async def measure(self, config: HSTUConfig) -> None:
+        """Measure what ``auto`` decides by, where there is something to decide.
+
+        Raises:
+            EngineError: an engine failed.
+        """
+        if self._chooser is not None:
+            await self._chooser.measure(config)
+
+    async def choose(
+        self, strategy: str | None, rows: UserRows | None = None, candidates: int | None = None
+    ) -> Choice:
         """The engine for a request.
 
         Args:
             strategy: what the request forces; None for the server's default.
+            rows: the history; None for a request that says nothing about the others.
+            candidates: to rank; None for a recommendation.
 
         Raises:
             EngineUnavailable: the engine cannot be used here.
@@ -93,6 +136,8 @@ class Strategies:
         """
         name = strategy or self.default
         if name == "auto":
+            if self._chooser is not None and rows is not None:
+                return Choice(engine=self._chooser.choose(rows, candidates))
             reasons = [
                 self._unavailable.get(better, _not_started(better))
                 for better in PREFERRED[: PREFERRED.index(self._auto)]
@@ -124,7 +169,12 @@ class Strategies:
 
 
 def start_strategies(
-    artifact: Artifact, *, version: str, default: str, options: VllmOptions
+    artifact: Artifact,
+    *,
+    version: str,
+    default: str,
+    options: VllmOptions,
+    second: str | None = None,
 ) -> Strategies:
     """Start the engine that most requests will use. Takes seconds; blocks.
 
@@ -133,33 +183,54 @@ def start_strategies(
         version: of the model.
         default: strategy of requests that name none.
         options: for vLLM.
+        second: engine beside vLLM that ``auto`` may take, ``onnxruntime`` or ``torch``; it costs
+            memory, which is measured.
 
     Raises:
-        EngineUnavailable: `default` cannot be used here.
+        ConfigError: `second` is no such engine, or `default` leaves nothing to decide.
+        EngineUnavailable: `default` or `second` cannot be used here.
         EngineError: no engine can start.
     """
+    if second is not None and (default != "auto" or second not in PREFERRED[1:]):
+        raise ConfigError(
+            f"second engine {second}: give {' or '.join(PREFERRED[1:])}, with strategy auto"
+        )
     factories: dict[str, Factory] = {
         "vllm": partial(_vllm, artifact, version, options),
         "onnxruntime": partial(_onnx, artifact, options.threads),
         "torch": partial(_torch, artifact),
     }
-    unavailable = {"tensorrt": "tensorrt: this server cannot run TensorRT engines (no NVIDIA GPU)"}
+    unavailable = {"tensorrt": NO_TENSORRT}
     if default in unavailable:
         raise EngineUnavailable(unavailable[default])
     for name in PREFERRED if default == "auto" else (default,):
         try:
-            engine = factories.pop(name)()
+            engine = SupervisedEngine(factories[name])
         except EngineError as error:
             if default != "auto" or name == PREFERRED[-1]:
                 raise
             logger.warning("engine %s cannot be used: %s", name, error)
             unavailable[name] = str(error)
+            del factories[name]
             continue
+        del factories[name]
         logger.info("strategy %s: engine %s", default, name)
+        started: dict[str, ScoringEngine] = {name: engine}
+        chooser = None
+        if second is not None and name == "vllm":
+            before = resident_mb()
+            started[second] = factories.pop(second)()
+            memory_mb = resident_mb() - before
+            logger.info("second engine %s: %.0f MB", second, memory_mb)
+            chooser = AutoChooser(engine, started[second], second_memory_mb=memory_mb)
         # vLLM takes seconds and much memory to start: with the server, or not at all.
         factories.pop("vllm", None)
         return Strategies(
-            factories=factories, started={name: engine}, default=default, unavailable=unavailable
+            factories=factories,
+            started=started,
+            default=default,
+            unavailable=unavailable,
+            auto=chooser,
         )
     raise AssertionError("PREFERRED is not empty")
 

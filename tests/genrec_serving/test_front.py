@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from genrec_model.errors import EngineError
 from genrec_serving import tracing
 from genrec_serving.admission import Admission, AdmissionLimits
+from genrec_serving.engines.supervised import SupervisedEngine
 from genrec_serving.engines.torch_engine import TorchEngine
 from genrec_serving.error_responses import add_error_handlers
 from genrec_serving.front import Front
@@ -38,18 +39,25 @@ class SlowEngine(TorchEngine):
         self.entered = asyncio.Event()
         self.go = asyncio.Event()
         self.go.set()
+        self.alive = True
+
+    @property
+    def healthy(self) -> bool:
+        return self.alive
 
     async def recommend(self, call: Any) -> Any:
         self.entered.set()
         await self.go.wait()
+        if not self.alive:
+            raise EngineError("engine torch: out of everything")
         return await super().recommend(call)
 
 
 class Server:
     """The whole application, without sockets."""
 
-    def __init__(self, artifact: Any, **limits: Any) -> None:
-        self.engine = SlowEngine(artifact)
+    def __init__(self, artifact: Any, engine: Any = None, **limits: Any) -> None:
+        self.engine = engine or SlowEngine(artifact)
         self.registry = CollectorRegistry()
         recommender = Recommender(
             artifact=artifact,
@@ -177,6 +185,34 @@ async def test_a_deadline_that_passes_is_a_503(server) -> None:
     answer = await server.client.post("/v1/recommend", json=BODY, headers=headers)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert "0.001 s" in answer.json()["error"]["message"]
+    assert server.front.admission.running == 0
+
+
+async def test_an_engine_that_dies_mid_load_is_a_503_until_it_is_back(served_artifact) -> None:
+    engines = [SlowEngine(served_artifact), SlowEngine(served_artifact)]
+    dying, may_start = engines[0], asyncio.Event()
+    dying.go.clear()
+    engine = SupervisedEngine(lambda: engines.pop(0), sleep=lambda _: may_start.wait())
+    server = Server(served_artifact, engine)
+    posts = [asyncio.create_task(server.client.post("/v1/recommend", json=BODY)) for _ in "12345"]
+    while server.front.admission.running < 5:
+        await asyncio.sleep(0)
+    await dying.entered.wait()
+    dying.alive = False
+    dying.go.set()
+    answers = [await post for post in posts]
+    answers.append(await server.client.post("/v1/recommend", json=BODY))
+    for answer in answers:
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["error"]["field"] == "engine"
+    assert (await server.client.get("/readyz")).status_code == 503
+    assert (await server.client.get("/healthz")).status_code == 200
+    stats = (await server.client.get("/v1/stats")).json()
+    assert stats["strategies"]["engine"]["state"] == "restarting"
+    may_start.set()
+    await engine._restart
+    assert (await server.client.get("/readyz")).status_code == 200
+    assert (await server.client.post("/v1/recommend", json=BODY)).status_code == 200
     assert server.front.admission.running == 0
 
 

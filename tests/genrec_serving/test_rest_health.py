@@ -38,7 +38,7 @@ def failing(error: Exception, *, healthy: bool) -> Any:
     async def fail(_: Any, *, waited_s: float) -> None:
         raise error
 
-    recommender = SimpleNamespace(answer=fail, healthy=healthy)
+    recommender = SimpleNamespace(answer=fail, healthy=healthy, given_up=False)
     return lambda: recommender
 
 
@@ -52,8 +52,11 @@ async def test_a_server_that_loads_is_live_but_not_ready() -> None:
     assert (await client.get("/v1/stats")).status_code == 503
 
 
-async def test_a_dead_engine_is_neither_ready_nor_to_be_kept() -> None:
-    client, registry = client_of(failing(EngineError("engine vllm: it failed"), healthy=False))
+async def test_a_dead_engine_is_not_ready_and_one_that_is_given_up_not_to_be_kept() -> None:
+    get_recommender = failing(EngineError("engine vllm: it failed"), healthy=False)
+    client, registry = client_of(get_recommender)
+    assert (await client.get("/healthz")).status_code == 200
+    get_recommender().given_up = True
     assert (await client.get("/healthz")).status_code == 503
     assert (await client.get("/readyz")).status_code == 503
     assert (await client.post("/v1/recommend", json={"history": []})).status_code == 503

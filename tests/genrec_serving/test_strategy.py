@@ -1,6 +1,6 @@
 import pytest
 
-from genrec_model.errors import EngineError, EngineUnavailable
+from genrec_model.errors import ConfigError, EngineError, EngineUnavailable
 from genrec_serving import strategy
 from genrec_serving.engines.interface import ScoringEngine
 from genrec_serving.engines.vllm_engine import VllmOptions
@@ -61,7 +61,7 @@ async def test_a_forced_engine_that_is_unavailable_is_no_fallback(monkeypatch, s
     for _ in range(2):
         with pytest.raises(EngineUnavailable, match="onnx: none"):
             await strategies.choose("onnxruntime")
-    with pytest.raises(EngineUnavailable, match="GPU"):
+    with pytest.raises(EngineUnavailable, match="does not run TensorRT"):
         await strategies.choose("tensorrt")
     assert set(strategies.unavailable) == {"onnxruntime", "tensorrt"}
 
@@ -84,7 +84,7 @@ async def test_auto_of_a_server_with_a_forced_default(monkeypatch, served_artifa
 def test_a_forced_default_that_fails_is_an_error(monkeypatch, served_artifact) -> None:
     with pytest.raises(EngineError, match="broken"):
         start(monkeypatch, served_artifact, default="vllm", vllm=EngineError("vllm: broken"))
-    with pytest.raises(EngineUnavailable, match="GPU"):
+    with pytest.raises(EngineUnavailable, match="does not run TensorRT"):
         start(monkeypatch, served_artifact, default="tensorrt")
 
 
@@ -92,3 +92,23 @@ def test_no_engine_at_all_is_an_error(monkeypatch, served_artifact) -> None:
     failures = {name: EngineError(f"{name} broken") for name in ("vllm", "onnx", "torch")}
     with pytest.raises(EngineError, match="torch broken"):
         start(monkeypatch, served_artifact, **failures)
+
+
+async def test_a_second_engine_is_started_with_vllm_only(monkeypatch, served_artifact) -> None:
+    def with_second(default: str, second: str, **failures: EngineError) -> Strategies:
+        start(monkeypatch, served_artifact, **failures)
+        return start_strategies(
+            served_artifact, version="1", default=default, options=VllmOptions(), second=second
+        )
+
+    strategies = with_second("auto", "onnxruntime")
+    assert strategies.started == ["vllm", "onnxruntime"]
+    assert strategies.describe()["auto"]["second"] == "onnxruntime"
+    assert (await strategies.choose("onnxruntime")).engine.name == "onnxruntime"
+    alone = with_second("auto", "onnxruntime", vllm=EngineUnavailable("vllm: none"))
+    assert (alone.started, alone.describe()["auto"]) == (["onnxruntime"], None)
+    for default, second in (("auto", "vllm"), ("auto", "magic"), ("torch", "onnxruntime")):
+        with pytest.raises(ConfigError, match="with strategy auto"):
+            with_second(default, second)
+    with pytest.raises(EngineUnavailable):
+        with_second("auto", "onnxruntime", onnx=EngineUnavailable("onnx: none"))

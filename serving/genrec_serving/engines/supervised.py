@@ -1,0 +1,196 @@
+"""An engine that is started again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prometheus_client import Counter as Count
+
+from genrec_model.errors import EngineError, EngineRestarting
+from genrec_serving.engines.interface import (
+    RankCall,
+    RecommendCall,
+    Scored,
+    ScoringEngine,
+    describe,
+)
+from genrec_serving.engines.probe import probe
+
+logger = logging.getLogger(__name__)
+
+_RESTARTS = Count(
+    "genrec_engine_restarts_total",
+    "Times that a dead engine was started again, by how that ended",
+    ("engine", "outcome"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backoff:
+    """When a dead engine is started.
+
+    Args:
+        first_s: seconds before the first try; each further one waits twice as long.
+        longest_s: most seconds between tries.
+        tries: after as many in a row the engine is given up.
+    """
+
+    first_s: float = 0.5
+    longest_s: float = 30.0
+    tries: int = 8
+
+    def delay_s(self, failed: int) -> float:
+        """Seconds to wait after so many failed tries."""
+        return min(self.first_s * 2.0**failed, self.longest_s)
+
+
+class SupervisedEngine(ScoringEngine):
+    """The engine that `start` makes. While a dead one is replaced, all calls fail at once.
+
+    Used from one event loop. Whoever looks at it, with a request or at `healthy`, sets the restart
+    going; there is no thread that watches.
+
+    Args:
+        start: makes an engine; takes seconds, and is called in a thread but for the first time.
+        backoff: when a dead engine is started.
+        sleep: waits for seconds.
+        clock: seconds.
+
+    Raises:
+        EngineError: the first engine cannot start.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], ScoringEngine],
+        *,
+        backoff: Backoff | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._start = start
+        self._backoff = backoff or Backoff()
+        self._sleep = sleep
+        self._clock = clock
+        self._engine = start()
+        self.name = self._engine.name
+        self._restart: asyncio.Task[None] | None = None
+        self._restarts = 0
+        self._retry_at = 0.0
+        self._cause = ""
+        self._closed = False
+        self._given_up = False
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the engine runs; where it died, it is being started again after this."""
+        if self._closed or self._given_up or self._restart is not None:
+            return False
+        if not self._engine.healthy:
+            self._begin_restart("it died")
+            return False
+        return True
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it is not started any more, so that the process should be."""
+        return self._given_up
+
+    def describe(self) -> dict[str, Any]:
+        """For `/v1/stats`."""
+        state: Literal["running", "restarting", "given up"] = "running"
+        if not self.healthy:
+            state = "given up" if self._given_up else "restarting"
+        return {"state": state, "restarts": self._restarts, "cause": self._cause or None}
+
+    async def recommend(self, call: RecommendCall) -> Scored:
+        """As the base class says.
+
+        Raises:
+            EngineRestarting: it died, now or before.
+            EngineError: it failed, and goes on.
+        """
+        engine = self._running()
+        try:
+            return await engine.recommend(call)
+        except EngineError as error:
+            raise self._failure(engine, error) from error
+
+    async def rank(self, call: RankCall) -> Scored:
+        """As the base class says; raises what `recommend` does."""
+        engine = self._running()
+        try:
+            return await engine.rank(call)
+        except EngineError as error:
+            raise self._failure(engine, error) from error
+
+    def close(self) -> None:
+        """Close the engine; it is not started again."""
+        self._closed = True
+        if self._restart is not None:
+            self._restart.cancel()
+        self._engine.close()
+
+    def _running(self) -> ScoringEngine:
+        if not self.healthy:
+            raise self._restarting()
+        return self._engine
+
+    def _failure(self, engine: ScoringEngine, error: EngineError) -> EngineError:
+        if engine.healthy:
+            return error
+        if engine is self._engine and self._restart is None and not self._closed:
+            self._begin_restart(str(error))
+        return self._restarting()
+
+    def _restarting(self) -> EngineError:
+        if self._closed:
+            return EngineError(f"engine {self.name}: it was closed")
+        if self._given_up:
+            return EngineError(f"engine {self.name}: it was given up ({self._cause})")
+        return EngineRestarting(
+            f"engine {self.name} is being started again ({self._cause})",
+            retry_after_s=max(self._retry_at - self._clock(), self._backoff.first_s),
+        )
+
+    def _begin_restart(self, cause: str) -> None:
+        self._cause = cause
+        logger.error("engine %s died and is started again: %s", self.name, cause)
+        self._restart = asyncio.create_task(self._start_again())
+
+    async def _start_again(self) -> None:
+        """Try until an engine answers a request, or often enough."""
+        try:
+            await asyncio.to_thread(self._engine.close)
+        except Exception:
+            logger.exception("engine %s could not be closed", self.name)
+        for failed in range(self._backoff.tries):
+            delay_s = self._backoff.delay_s(failed)
+            self._retry_at = self._clock() + delay_s
+            await self._sleep(delay_s)
+            try:
+                engine = await asyncio.to_thread(self._start)
+                await probe(engine, now=int(time.time()))
+            except Exception as error:
+                # Whatever it is, the next try may go better.
+                self._cause = describe(error)
+                logger.error("engine %s, try %d: %s", self.name, failed + 1, error)  # noqa: TRY400
+                _RESTARTS.labels(self.name, "failed").inc()
+                continue
+            if self._closed:
+                engine.close()
+                return
+            self._engine = engine
+            self._restarts += 1
+            self._restart = None
+            _RESTARTS.labels(self.name, "done").inc()
+            logger.info("engine %s runs again", self.name)
+            return
+        self._given_up = True
+        self._restart = None
+        logger.error("engine %s is given up after %d tries", self.name, self._backoff.tries)
