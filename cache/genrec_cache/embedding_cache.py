@@ -1,23 +1,39 @@
 """An embedding cache: a large host table, and its hot rows in a small fast one.
 
-This is the plain twin on the CPU: it decides, copies and counts as a cache on a GPU does, and
-every row that it returns is the host table's row of the version that it names.
+On a GPU a lookup is one kernel that reads hot rows from the GPU's memory and the others straight
+from the host's; what becomes hot is decided by a thread beside it. On the CPU the same class is
+the plain twin: it decides, copies and counts alike. Every row that it returns is the host table's
+row of the version that it names.
 
-Letters in shapes: V rows of the table, W width of a row, C slots, K unique ids of a lookup.
+Letters in shapes: V rows of the table, W width of a row, C slots, N ids, K unique ids of a lookup.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_cache.background import Background, Job
+from genrec_cache.fast_rows import FastRows
+from genrec_cache.host_rows import HostRows
 from genrec_cache.hot_set import NO_SLOT, HotSet
 from genrec_cache.policy import HotSetPolicy, Ints, Plan, PolicySettings
+from genrec_cache.streams import Fence
 from genrec_cache.table import EmbeddingTable
+from genrec_kernels.dispatch import Backend
+
+# Missed rows are brought over once a batch where more of their uses than this are repeats. On an
+# H200 with half of them repeats that broke even at 25,600 ids and gained a sixth at 262,144.
+_MERGE_ABOVE = 0.5
+# Batches that may wait to be counted.
+_WAITING = 4
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +63,15 @@ class CachedTable(EmbeddingTable):
     Threads may share it: a lookup sees one version of the table as a whole.
 
     Args:
-        host: float [V, W], kept as it is (not copied); it must not change while it is used.
+        host: float [V, W] on the CPU, or :class:`HostRows`; kept as it is (not copied), and it
+            must not change while it is used. On a GPU it is pinned where it is.
         capacity: C; 0 is no cache, more than V is as good as V.
+        device: of the fast table.
         version: of the rows.
         settings: of the policy.
+        background: decide in a thread of its own, so that no lookup waits for it; None: on a GPU.
+            Batches come to it as they can be counted: where it lags, some are left out.
+        backend: of the kernels; None chooses.
 
     Raises:
         ValueError: `host` is not a matrix with rows, or the capacity is below 0.
@@ -58,33 +79,45 @@ class CachedTable(EmbeddingTable):
 
     def __init__(
         self,
-        host: Tensor,
+        host: Tensor | HostRows,
         capacity: int,
         *,
+        device: torch.device | str = "cpu",
         version: int = 0,
         settings: PolicySettings | None = None,
+        background: bool | None = None,
+        backend: Backend | None = None,
     ) -> None:
-        if host.dim() != 2:
-            raise ValueError(f"an embedding table is [V, W], got {tuple(host.shape)}")
-        self._lock = threading.Lock()
-        self._policy = HotSetPolicy(len(host), capacity, settings)
+        # Of a tensor: with an index, as the devices of ids have one.
+        self.device = torch.empty(0, device=device).device
+        self._backend = backend
+        self._on_gpu = self.device.type == "cuda"
+        stored = _stored(host)
+        self._policy = HotSetPolicy(stored.num_rows, capacity, settings)
         # Slots for the capacity asked for: the table may grow up to it.
         self._capacity = capacity
-        self._host = host
+        # Two locks, taken in this order: one decides at a time, one uses the rows at a time.
+        self._deciding = threading.RLock()
+        self._lock = threading.Lock()
         self._version = version
-        self._set = HotSet(len(host), self._policy.capacity)
-        self._fast = host.new_empty((self._policy.capacity, host.shape[1]))
+        self._rows = self._fast_rows(stored)
+        self._retired: list[FastRows] = []
+        self._set = HotSet(self.num_rows, self._policy.capacity)
         self._stats = CacheStats()
+        self._out_of_range = 0
+        self._merge = False
+        threaded = self._on_gpu if background is None else background
+        self._background = Background("hot-cache", waiting=_WAITING) if threaded else None
 
     @property
     def num_rows(self) -> int:
         """V."""
-        return int(self._host.shape[0])
+        return self._rows.host.num_rows
 
     @property
     def width(self) -> int:
         """W."""
-        return int(self._host.shape[1])
+        return self._rows.host.width
 
     @property
     def version(self) -> int:
@@ -93,14 +126,41 @@ class CachedTable(EmbeddingTable):
 
     @property
     def stats(self) -> CacheStats:
-        """What was done so far."""
+        """What was done so far, as far as it is counted."""
         return self._stats
 
     @property
     def residents(self) -> Ints:
-        """Ids whose rows are in the fast table, ascending."""
-        with self._lock:
+        """Ids that have a slot, ascending."""
+        with self._deciding:
             return self._set.residents
+
+    def statistics(self) -> dict[str, float | str]:
+        """Everything that an operator would look at, by name; rates are shares of 1."""
+        with self._deciding:
+            done, overlap = self._stats, self._policy.overlap()
+            host = self._rows.host
+            return {
+                **asdict(done),
+                "hit_rate": done.hits / max(1, done.accesses),
+                "unique_hit_rate": done.unique_hits / max(1, done.unique),
+                "hot_set_overlap": overlap,
+                "out_of_range": self._out_of_range,
+                "capacity": self._policy.capacity,
+                "residents": len(self._set),
+                "rows": host.num_rows,
+                "version": self._version,
+                "copies_under_way": self._rows.copies_under_way,
+                "copy_failures": self._rows.copy_failures,
+                "batches_not_counted": 0 if self._background is None else self._background.skipped,
+                "decisions_failed": 0 if self._background is None else self._background.failures,
+                "host_path": "cpu"
+                if not self._on_gpu
+                else "zero-copy"
+                if host.pinned
+                else "gather",
+                "host_path_problem": host.problem or "",
+            }
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Rows of these ids, as the base class says."""
@@ -110,26 +170,46 @@ class CachedTable(EmbeddingTable):
         """Rows of these ids, and the version that all of them are of.
 
         Args:
-            ids: int64 [...], in [0, V); repeated ids are fine.
+            ids: int64 [...], in [0, V); repeated ids are fine. On a GPU nothing waits where they
+                are still on the CPU.
             ahead: ids of the next lookup where it is known, any shape: their rows are copied now.
 
         Returns:
-            float [..., W], and the version.
+            float [..., W] on the device, and the version.
 
         Raises:
             IndexError: an id is out of range; the message names the first few. Nothing changed.
         """
-        with self._lock:
-            self.check(ids)
-            if ahead is not None:
-                self.check(ahead)
-            unique, place = np.unique(ids.cpu().numpy(), return_inverse=True)
-            rows, hit = self._gather(unique)
-            self._count(hit, place)
-            queued = None if ahead is None else np.unique(ahead.cpu().numpy())
-            self._carry_out(self._policy.after_batch(unique, ahead=queued))
-            flat = rows.index_select(0, torch.from_numpy(place.reshape(-1)))
-            return flat.view(*ids.shape, self.width), self._version
+        self.check(ids)
+        if ahead is not None:
+            self.check(ahead)
+        return self._look_up(ids, ahead)
+
+    def gather(self, ids: Tensor) -> Tensor:
+        """As `lookup`, for ids on the GPU that its caller vouches for: nothing ever waits.
+
+        Rows of ids out of range are NaN, are counted, and are named in the log later.
+        """
+        return self._look_up(ids, None)[0]
+
+    def announce(self, ids: Tensor) -> None:
+        """Copy rows that lookups to come will need, before those begin.
+
+        Args:
+            ids: int64, any shape: of all requests that wait. Those of an earlier call that are
+                not in this one may be driven out again.
+
+        Raises:
+            IndexError: an id is out of range.
+        """
+        self.check(ids)
+        queued = ids.detach().cpu().flatten().numpy().copy()
+
+        def decide() -> None:
+            with self._deciding:
+                self._carry_out(self._policy.announce(np.unique(queued)))
+
+        self._later(decide)
 
     def warm(self, popularity: Ints) -> None:
         """Fill the slots before the first lookup.
@@ -140,45 +220,139 @@ class CachedTable(EmbeddingTable):
         Raises:
             ValueError: another length, or there was a lookup already.
         """
-        with self._lock:
+        with self._deciding:
             self._carry_out(self._policy.warm(popularity))
+            with self._lock:
+                self._rows.finish_copies()
 
-    def swap(self, host: Tensor, *, version: int) -> None:
+    def swap(self, host: Tensor | HostRows, *, version: int) -> None:
         """Take a new table; lookups before it see the old rows, those after it the new ones.
 
-        Hot items stay hot: the new table's rows of the residents are in their slots at once.
+        Lookups go on meanwhile. Hot items stay hot: the new table's rows of the residents are in
+        their slots at once.
 
         Args:
-            host: float [V', W] with V' at least V (new items come at the end).
+            host: [V', W] with V' at least V (new items come at the end).
             version: of these rows, not the present one.
 
         Raises:
             ValueError: the shape or the version does not fit; nothing changed.
         """
-        if host.dim() != 2 or host.shape[1] != self.width or host.dtype != self._host.dtype:
-            raise ValueError(f"a table of {self.width} columns and {self._host.dtype} is needed")
-        with self._lock:
-            if version == self._version or len(host) < self.num_rows:
+        new = _stored(host)
+        with self._deciding:
+            old = self._rows
+            if new.layout != old.host.layout:
+                raise ValueError(
+                    f"a table of {self.width} columns and {old.host.stored.values.dtype} is needed"
+                )
+            if version == self._version or new.num_rows < self.num_rows:
                 raise ValueError("a swap needs another version, and no fewer rows than before")
-            self._policy.grow(len(host))
-            self._policy.capacity = min(self._capacity, len(host))
             residents = self._set.residents
-            self._host, self._version = host, version
-            self._set = HotSet(len(host), self._policy.capacity)
-            self._fast = host.new_empty((self._policy.capacity, self.width))
-            self._fill(Plan(evict=residents[:0], admit=residents))
+            slots = HotSet(new.num_rows, min(self._capacity, new.num_rows))
+            rows = self._fast_rows(new)
+            everyone = Plan(evict=residents[:0], admit=residents)
+            rows.replace(everyone.evict, everyone.admit, slots.apply(everyone))
+            rows.finish_copies()
+            self._policy.grow(new.num_rows)
+            self._policy.capacity = min(self._capacity, new.num_rows)
+            with self._lock:
+                self._rows, self._version, self._set = rows, version, slots
+                self._retired.append(old)
 
-    def _gather(self, unique: Ints) -> tuple[Tensor, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-        """Rows [K, W] of these ids, and which came out of the fast table."""
-        slots = self._set.slot_of[unique]
-        hit = slots != NO_SLOT
-        rows = self._host.new_empty((len(unique), self.width))
-        rows[torch.from_numpy(hit)] = self._fast[torch.from_numpy(slots[hit])]
-        rows[torch.from_numpy(~hit)] = self._host[torch.from_numpy(unique[~hit])]
-        return rows, hit
+    def flush(self) -> None:
+        """Wait until every lookup so far is counted and every copy has arrived."""
+        if self._background is not None:
+            self._background.flush()
+        with self._lock:
+            self._rows.finish_copies()
+
+    def close(self) -> None:
+        """End the thread that decides, and wait for what still reads the host's rows."""
+        if self._background is not None:
+            self._background.close()
+            self._background = None
+        with self._lock:
+            for rows in (*self._retired, self._rows):
+                rows.wait()
+            self._retired.clear()
+
+    def _fast_rows(self, host: HostRows) -> FastRows:
+        if self._on_gpu:
+            host.pin()
+        capacity = min(self._capacity, host.num_rows)
+        return FastRows(host, capacity, self.device, backend=self._backend)
+
+    def _look_up(self, ids: Tensor, ahead: Tensor | None) -> tuple[Tensor, int]:
+        flat = ids.detach().flatten()
+        with self._lock:
+            rows, version = self._rows, self._version
+            out = rows.gather(self._on_device(flat), merge_repeats=self._merge)
+            wrong = rows.saw_outside
+            self._retired = [old for old in self._retired if not old.idle]
+            self._out_of_range += int(wrong)
+        if wrong:
+            _log.warning(
+                "a gather asked for rows beyond the table's %d: they are NaN", rows.host.num_rows
+            )
+        self._note(flat, ahead)
+        return out.view(*ids.shape, self.width), version
+
+    def _on_device(self, ids: Tensor) -> Tensor:
+        if ids.device == self.device or not self._on_gpu:
+            return ids
+        return ids.pin_memory().to(self.device, non_blocking=True)
+
+    def _note(self, ids: Tensor, ahead: Tensor | None) -> None:
+        """Have a batch counted, and the hot set follow it."""
+        if self._background is None:
+            self._count(ids.cpu(), None, ahead)
+        elif self._background.has_room():
+            ready = None
+            if ids.is_cuda:
+                mine = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
+                mine.copy_(ids, non_blocking=True)
+                ready = Fence(torch.cuda.current_stream(ids.device))
+            else:
+                mine = ids.clone()
+            queued = None if ahead is None else ahead.detach().clone()
+            self._background.offer(lambda: self._count(mine, ready, queued))
+
+    def _later(self, job: Job) -> None:
+        if self._background is None:
+            job()
+        else:
+            self._background.offer(job)
+
+    def _count(self, ids: Tensor, ready: Fence | None, ahead: Tensor | None) -> None:
+        if ready is not None:
+            ready.wait()
+        asked = ids.numpy()
+        with self._deciding:
+            inside = (asked >= 0) & (asked < self.num_rows)
+            if not inside.all():
+                named = ", ".join(map(str, asked[~inside][:5]))
+                _log.warning("rows %s were asked for: the table has %d", named, self.num_rows)
+                asked = asked[inside]
+            unique, uses = np.unique(asked, return_counts=True)
+            hit = self._set.slot_of[unique] != NO_SLOT
+            missed = int(uses[~hit].sum())
+            self._merge = missed - int((~hit).sum()) > _MERGE_ABOVE * missed
+            done = self._stats
+            self._stats = replace(
+                done,
+                lookups=done.lookups + 1,
+                accesses=done.accesses + len(asked),
+                hits=done.hits + len(asked) - missed,
+                unique=done.unique + len(unique),
+                unique_hits=done.unique_hits + int(hit.sum()),
+            )
+            queued = None if ahead is None else np.unique(ahead.cpu().numpy())
+            self._carry_out(self._policy.after_batch(unique, ahead=queued))
 
     def _carry_out(self, plan: Plan) -> None:
-        self._fill(plan)
+        slots = self._set.apply(plan)
+        with self._lock:
+            self._rows.replace(plan.evict, plan.admit, slots)
         done = self._stats
         self._stats = replace(
             done,
@@ -186,17 +360,6 @@ class CachedTable(EmbeddingTable):
             evictions=done.evictions + len(plan.evict),
         )
 
-    def _fill(self, plan: Plan) -> None:
-        slots = self._set.apply(plan)
-        self._fast[torch.from_numpy(slots)] = self._host[torch.from_numpy(plan.admit)]
 
-    def _count(self, hit: np.ndarray[tuple[int], np.dtype[np.bool_]], place: Ints) -> None:
-        done = self._stats
-        self._stats = replace(
-            done,
-            lookups=done.lookups + 1,
-            accesses=done.accesses + place.size,
-            hits=done.hits + int(hit[place].sum()),
-            unique=done.unique + len(hit),
-            unique_hits=done.unique_hits + int(hit.sum()),
-        )
+def _stored(host: Tensor | HostRows) -> HostRows:
+    return host if isinstance(host, HostRows) else HostRows(host)

@@ -24,6 +24,7 @@ Mask = NDArray[np.bool_]
 
 # Log odds that an announced item is ahead of every other by: its use is certain.
 _ANNOUNCED = 100.0
+_OVERLAP_SAMPLE = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +167,32 @@ class HotSetPolicy:
         seen = self._features(asked)
         self._count(used)
         self._model.learn(seen, self._last[asked] == self._now)
+        return self._decide(used, ahead, locked)
+
+    def announce(self, ahead: Ints, *, locked: Mask | None = None) -> Plan:
+        """Make room for ids of batches to come, before any of them runs; nothing is learnt.
+
+        Args:
+            ahead, locked: as for `after_batch`.
+        """
+        return self._decide(ahead[:0], ahead, locked)
+
+    def overlap(self) -> float:
+        """Share of the hot set of late that is resident; 1.0 before the first batch.
+
+        The hot set are the ids with the highest fast counts, as many as there are slots. In a
+        large catalogue this looks at a sample of the ids.
+        """
+        ids = np.arange(0, self.num_ids, max(1, self.num_ids // _OVERLAP_SAMPLE))
+        room = round(self.capacity * len(ids) / self.num_ids)
+        ids = ids[self._last[ids] > 0]
+        if not len(ids) or not room:
+            return 1.0
+        age = (self._now - self._last[ids]).astype(np.float64)
+        fast = self._fast[ids] * 0.5 ** (age / self.settings.fast_half_life)
+        return float(self.resident[ids[np.argsort(-fast, kind="stable")[:room]]].mean())
+
+    def _decide(self, used: Ints, ahead: Ints | None, locked: Mask | None) -> Plan:
         if not self.capacity:
             return Plan(evict=used[:0], admit=used[:0])
         wanted = used if ahead is None else np.union1d(used, ahead)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from genrec_cache.embedding_cache import CachedTable
+from genrec_cache.host_rows import HostRows
 from genrec_cache.hot_set import NO_SLOT, HotSet
-from genrec_cache.policy import Plan, PolicySettings
+from genrec_cache.policy import HotSetPolicy, Plan, PolicySettings
 
 
 def table(rows: int, version: int, width: int = 3) -> torch.Tensor:
@@ -26,12 +27,18 @@ class CacheAgainstDictionary(RuleBasedStateMachine):
         capacity=st.integers(0, 15),
         max_copies=st.sampled_from([None, 0, 1]),
         warm=st.booleans(),
+        background=st.booleans(),
     )
-    def start(self, rows: int, capacity: int, max_copies: int | None, warm: bool) -> None:
+    def start(
+        self, rows: int, capacity: int, max_copies: int | None, warm: bool, background: bool
+    ) -> None:
         self.capacity, self.version = capacity, 0
         self.truth = dict(enumerate(table(rows, 0)))
         self.cache = CachedTable(
-            table(rows, 0), capacity, settings=PolicySettings(max_copies=max_copies)
+            table(rows, 0),
+            capacity,
+            settings=PolicySettings(max_copies=max_copies),
+            background=background,
         )
         if warm:
             self.cache.warm(np.arange(rows))
@@ -50,6 +57,12 @@ class CacheAgainstDictionary(RuleBasedStateMachine):
         for item, row in zip(ids, rows, strict=True):
             assert torch.equal(row, self.truth[item])
 
+    @rule(data=st.data())
+    def announce(self, data: st.DataObject) -> None:
+        number = st.integers(0, len(self.truth) - 1)
+        ids = data.draw(st.lists(number, max_size=20))
+        self.cache.announce(torch.tensor(ids, dtype=torch.int64))
+
     @rule(more=st.integers(0, 3))
     def swap(self, more: int) -> None:
         self.version += 1
@@ -59,6 +72,7 @@ class CacheAgainstDictionary(RuleBasedStateMachine):
 
     @rule(item=st.integers(1, 5))
     def out_of_range(self, item: int) -> None:
+        self.cache.flush()
         before = self.cache.stats
         wrong = len(self.truth) - 1 + item
         with pytest.raises(IndexError, match=f"row {wrong} .* {len(self.truth)} rows"):
@@ -69,10 +83,16 @@ class CacheAgainstDictionary(RuleBasedStateMachine):
     def slots_and_policy_agree(self) -> None:
         if not hasattr(self, "cache"):
             return
+        self.cache.flush()
         slots = self.cache._set
         assert len(self.cache.residents) == len(slots) <= self.capacity
         assert (slots.id_of[slots.slot_of[slots.residents]] == slots.residents).all()
         assert np.array_equal(np.flatnonzero(self.cache._policy.resident), slots.residents)
+        assert np.array_equal(self.cache._rows._slot_of.numpy(), slots.slot_of)
+
+    def teardown(self) -> None:
+        if hasattr(self, "cache"):
+            self.cache.close()
 
 
 TestCacheAgainstDictionary = CacheAgainstDictionary.TestCase
@@ -111,6 +131,80 @@ def test_half_precision_rows_come_back_bit_for_bit() -> None:
     cache = CachedTable(rows, 3)
     for _ in range(3):
         assert torch.equal(cache.lookup(torch.arange(8)), rows)
+
+
+def test_int8_rows_come_back_scaled() -> None:
+    rows = torch.randn(50, 6)
+    rows[7] = 0.0
+    host = HostRows.quantized(rows)
+    cache = CachedTable(host, 10)
+    for _ in range(3):
+        found = cache.lookup(torch.arange(50))
+        assert found.dtype == torch.float32
+        step = rows.abs().amax(dim=1, keepdim=True) / 127
+        assert bool(((found - rows).abs() <= step / 2 + 1e-6).all())
+    assert torch.equal(found[7], rows[7])
+
+
+def test_a_thread_decides_and_what_it_cannot_count_is_said() -> None:
+    cache = CachedTable(table(6, 0), 2, background=True)
+    gate = threading.Event()
+
+    def hold() -> None:
+        gate.wait(10)
+
+    cache._later(hold)
+    for _ in range(20):
+        assert torch.equal(cache.lookup(torch.arange(6)), table(6, 0))
+    gate.set()
+    cache.flush()
+    found = cache.statistics()
+    assert found["lookups"] + found["batches_not_counted"] == 20
+    assert found["batches_not_counted"] >= 15
+    assert len(cache.residents) == 2
+    cache.close()
+
+
+def test_a_decision_that_fails_leaves_lookups_as_they_were(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = CachedTable(table(6, 0), 2, background=True)
+    monkeypatch.setattr(HotSetPolicy, "after_batch", lambda *_, **__: 1 // 0)
+    assert torch.equal(cache.lookup(torch.arange(6)), table(6, 0))
+    cache.flush()
+    assert torch.equal(cache.lookup(torch.arange(6)), table(6, 0))
+    cache.close()
+    assert "a decision of the hot cache failed" in caplog.text
+
+
+def test_gathered_ids_out_of_range_are_nan_counted_and_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cache = CachedTable(table(6, 0), 2)
+    rows = cache.gather(torch.tensor([1, 6, 2, -3]))
+    assert torch.equal(rows[[0, 2]], table(6, 0)[[1, 2]])
+    assert bool(rows[[1, 3]].isnan().all())
+    assert cache.statistics()["out_of_range"] == 1
+    assert "rows 6, -3 were asked for: the table has 6" in caplog.text
+
+
+def test_announced_rows_are_hits() -> None:
+    cache = CachedTable(table(6, 0), 2)
+    cache.announce(torch.tensor([4, 1, 4]))
+    cache.lookup(torch.tensor([1, 4]))
+    assert cache.stats.unique_hits == 2
+    with pytest.raises(IndexError, match="row 6 "):
+        cache.announce(torch.tensor([6]))
+
+
+def test_statistics_by_name() -> None:
+    cache = CachedTable(table(6, 0), 2)
+    for _ in range(4):
+        cache.lookup(torch.tensor([1, 1, 2]))
+    found = cache.statistics()
+    assert found["hit_rate"] == found["unique_hit_rate"] == 0.75
+    assert (found["hot_set_overlap"], found["residents"], found["capacity"]) == (1.0, 2, 2)
+    assert (found["copies"], found["evictions"], found["host_path"]) == (2, 0, "cpu")
 
 
 def test_negative_ids_are_named_too() -> None:

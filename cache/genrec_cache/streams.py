@@ -1,0 +1,38 @@
+"""Points in the work of a GPU that other work, or this thread, may wait for."""
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import torch
+
+
+class Fence:
+    """All that a stream was given until now.
+
+    Args:
+        stream: of the GPU.
+    """
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self.stream = stream
+        self._event = torch.cuda.Event()
+        self._event.record(stream)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is done; does not wait."""
+        return bool(self._event.query())
+
+    def wait(self) -> None:
+        """Let this thread wait until it is done."""
+        self._event.synchronize()
+
+    def hold(self, stream: torch.cuda.Stream) -> None:
+        """Let what a stream is given from here on wait until it is done."""
+        if stream != self.stream:
+            stream.wait_event(self._event)
+
+
+def new_stream(device: torch.device) -> torch.cuda.Stream:
+    """A stream of its own."""
+    return torch.cuda.Stream(device)
