@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from genrec_kernels.current_device import on_device_of
@@ -48,16 +49,25 @@ def norm_gate(
             + ", ".join(str(list(t.shape)) for t in (x, u, weight, bias))
         )
     width = x.shape[-1]
+    if not torch.compiler.is_compiling():
+        chosen = choose_backend("norm_gate", x.device, _offered(x), forced=backend)
+        if chosen == "reference" and x.dtype.itemsize >= 4:  # PyTorch's own knows the gradient
+            return F.layer_norm(x, (width,), weight, bias, eps) * u
+    elif torch.compiler.is_exporting():  # what is exported must run without this package
+        return F.layer_norm(x, (width,), weight, bias, eps) * u
     out_RW, _, _ = torch.ops.genrec.norm_gate(
         x.reshape(-1, width), u.reshape(-1, width), weight, bias, eps, backend
     )
     return out_RW.view(x.shape)  # type: ignore[no-any-return]
 
 
+def _offered(x: Tensor) -> tuple[Backend, ...]:
+    fits = x.dtype in _TRITON_DTYPES and x.shape[-1] <= _MAX_TRITON_WIDTH
+    return ("triton", "reference") if fits else ("reference",)
+
+
 def _implementation(x: Tensor, backend: str | None) -> Any:
-    fits = x.dtype in _TRITON_DTYPES and x.shape[1] <= _MAX_TRITON_WIDTH
-    offered: tuple[Backend, ...] = ("triton", "reference") if fits else ("reference",)
-    if choose_backend("norm_gate", x.device, offered, forced=backend) == "reference":
+    if choose_backend("norm_gate", x.device, _offered(x), forced=backend) == "reference":
         return reference
     from genrec_kernels.triton import fused_norm_gate
 

@@ -43,17 +43,26 @@ def linear_silu(
         raise ValueError(
             f"x, weight and bias differ in dtype: {x.dtype}, {weight.dtype}, {bias.dtype}"
         )
+    if not torch.compiler.is_compiling():
+        chosen = choose_backend("linear_silu", x.device, _offered(x, weight), forced=backend)
+        if chosen == "reference":
+            return reference(x, weight, bias)
+        backend = chosen
     flat: Tensor = torch.ops.genrec.linear_silu(x.flatten(0, -2), weight, bias, backend)
     return flat.view(*x.shape[:-1], weight.shape[0])
 
 
-@torch.library.custom_op("genrec::linear_silu", mutates_args=())
-def _linear_silu(x: Tensor, weight: Tensor, bias: Tensor, backend: str | None) -> Tensor:
+def _offered(x: Tensor, weight: Tensor) -> tuple[Backend, ...]:
     # The copy engine wants rows that begin at multiples of 16 bytes.
     aligned = weight.shape[1] % 8 == 0 and weight.shape[0] % 8 == 0
-    fits = x.dtype in _TRITON_DTYPES and aligned and x.shape[0] > 0
-    offered: tuple[Backend, ...] = ("triton", "reference") if fits else ("reference",)
-    if choose_backend("linear_silu", x.device, offered, forced=backend) == "reference":
+    if x.dtype in _TRITON_DTYPES and aligned and x.numel() > 0:
+        return ("triton", "reference")
+    return ("reference",)
+
+
+@torch.library.custom_op("genrec::linear_silu", mutates_args=())
+def _linear_silu(x: Tensor, weight: Tensor, bias: Tensor, backend: str | None) -> Tensor:
+    if choose_backend("linear_silu", x.device, _offered(x, weight), forced=backend) == "reference":
         return reference(x, weight, bias)
     from genrec_kernels.triton.linear_silu import linear_silu as kernel
 

@@ -31,6 +31,8 @@ GRADIENT_TOLERANCE = {
     torch.float16: 1e-3,
     torch.float32: 1e-5,
 }
+#: A table's entry is a sum of up to millions of scores' gradients, in an order that varies.
+TABLE_TOLERANCE = {**GRADIENT_TOLERANCE, torch.float32: 5e-5 if ON_GPU else 1e-5}
 
 #: (history rows, candidates) of each sequence.
 LAYOUTS = {
@@ -159,7 +161,8 @@ def check(case: Case, *, gradients: bool = True) -> None:
     found = torch.autograd.grad(out, case.tensors, grad)
     wanted = torch.autograd.grad(expected, twin.tensors, grad.double())
     for name, a, b in zip(("q", "k", "v", "position", "time"), found, wanted, strict=False):
-        assert error(a, b) <= GRADIENT_TOLERANCE[dtype], name
+        limits = TABLE_TOLERANCE if name in ("position", "time") else GRADIENT_TOLERANCE
+        assert error(a, b) <= limits[dtype], name
 
 
 @pytest.fixture(autouse=True)

@@ -29,10 +29,10 @@ pytestmark = pytest.mark.skipif(interpreting(), reason="Triton is interpreting i
 
 HOPPER = ("NVIDIA H200", (9, 0))
 INTS16 = {"buckets_ptr"}
-INTS32 = {"seconds_ptr", "extents_ptr", "entries_ptr"}
+INTS32 = {"seconds_ptr", "extents_ptr", "cells_ptr"}
 INTS64 = {"offsets_ptr", "histories_ptr", "limits_ptr", "times_ptr", "boundaries_ptr"}
 FLOATS32 = {"pairs_ptr", "position_ptr", "time_ptr", "grad_position_ptr", "grad_time_ptr"}
-TABLES = {"seconds_ptr", "buckets_ptr", "pairs_ptr", "entries_ptr"}
+TABLES = {"seconds_ptr", "buckets_ptr", "pairs_ptr", "cells_ptr"}
 SCALARS = {"half_alpha", "inverse_norm", "grad_scale"}
 
 
@@ -101,7 +101,7 @@ def test_kernel(name: str, kernel, bias: bool, dtype: str, bits: int) -> None:
     assert compiled.asm["cubin"]
     # The matrix units' own instruction, and for the bias one gather an instruction.
     assert ("wgmma.mma_async" in compiled.asm["ptx"]) == (bits == 16)
-    assert ("lg2.approx.f32" in compiled.asm["ptx"]) == bias
+    assert ("cvt.rz.f32.s32" in compiled.asm["ptx"]) == bias
 
 
 @pytest.mark.parametrize("kernel", [plan_seconds, plan_buckets, plan_tables])

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genrec_kernels.fused_norm_gate import norm_gate
+from genrec_kernels.linear_silu import linear_silu
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 from genrec_model.hstu.config import HSTUConfig
 
@@ -57,13 +59,19 @@ class HSTULayer(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[..., W] to u [..., H·D] and q, k, v [..., H, D]."""
-        u, v, q, k = F.silu(self.uvqk(self.input_norm(x))).chunk(4, dim=-1)
+        normal = self.input_norm(x)
+        if torch.is_grad_enabled() or torch.compiler.is_exporting():
+            projected = F.silu(self.uvqk(normal))
+        else:
+            projected = linear_silu(normal, self.uvqk.weight, self.uvqk.bias)
+        u, v, q, k = projected.chunk(4, dim=-1)
         heads = (self.num_heads, self.head_dim)
         return u, _heads(q, heads), _heads(k, heads), _heads(v, heads)
 
     def combine(self, x: Tensor, u: Tensor, attended: Tensor) -> Tensor:
         """Gate the attention's output [..., H, D] by u and add it to x [..., W]."""
-        gated = self.output_norm(attended.flatten(-2)) * u
+        norm = self.output_norm
+        gated = norm_gate(attended.flatten(-2), u, norm.weight, norm.bias, eps=norm.eps)
         out: Tensor = x + self.output(self.dropout(gated))
         return out
 

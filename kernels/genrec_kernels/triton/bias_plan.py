@@ -1,6 +1,6 @@
 """What the attention kernels need to know of times, once a batch, and of tables, once a layer.
 
-Suffixes of tensors: N rows or table entries of a program, K blocks of keys, B buckets.
+Suffixes of tensors: N rows or table entries of a program, K blocks of keys, C cells, B buckets.
 """
 
 # mypy: ignore-errors
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from genrec_kernels import plan_blocks
-from genrec_kernels.triton.hstu_tile import TIME_ENTRIES
+from genrec_kernels.triton.hstu_tile import MOST_STEPS, TIME_CELLS
 
 FARTHEST = tl.constexpr(plan_blocks.FARTHEST)
 _BLOCK = tl.constexpr(plan_blocks.BLOCK_ROWS)
@@ -37,7 +37,7 @@ def plan_tables(
     time_ptr,
     boundaries_ptr,
     pairs_ptr,
-    entries_ptr,
+    cells_ptr,
     num_positions,
     num_buckets,
     N: tl.constexpr,
@@ -48,9 +48,8 @@ def plan_tables(
         position_ptr, time_ptr: float32 [num_positions], [num_buckets].
         boundaries_ptr: int64 [num_buckets + 1].
         pairs_ptr: to float32 [num_positions + 1, 2], see `half_position_bias`.
-        entries_ptr: to int32 [TIME_ENTRIES, 4], for each bucket, and for what comes after the
-            last: the next one's first difference, and the bits of half its bias, of half the
-            next one's, and of how much that is more.
+        cells_ptr: to int32 [TIME_CELLS + num_buckets + MOST_STEPS, 4], see `half_time_bias` and
+            `add_half_time_bias`.
     """
     part_N = tl.arange(0, N)
     distance_N = tl.program_id(0) * N + part_N
@@ -60,15 +59,35 @@ def plan_tables(
     tl.store(pairs_ptr + 2 * distance_N, 0.5 * tl.load(position_ptr + here_N), mask=mask_N)
     tl.store(pairs_ptr + 2 * distance_N + 1, 0.5 * tl.load(position_ptr + less_N), mask=mask_N)
     if tl.program_id(0) == 0:
+        cell_C = tl.arange(0, 256)
+        octave_C = (tl.maximum(cell_C - 1, 0) >> 3).to(tl.int64)
+        eighths_C = 8 + (tl.maximum(cell_C - 1, 0) & 7).to(tl.int64)
+        least_C = ((eighths_C << octave_C) + 7) >> 3
+        after_C = (((eighths_C + 1) << octave_C) + 7) >> 3
+        least_C = tl.where(cell_C == 0, 0, least_C)
+        last_C = tl.where(cell_C == 0, 0, tl.maximum(after_C - 1, least_C))
+        mask_C = cell_C < TIME_CELLS
+        least_C = tl.where(mask_C, least_C, 0).to(tl.int32)
+        last_C = tl.where(mask_C, last_C, 0).to(tl.int32)
+        bucket_C = exact_bucket(last_C, boundaries_ptr, num_buckets)
+        begin_C = tl.load(boundaries_ptr + bucket_C).to(tl.int32)
+        before_C = exact_bucket(least_C, boundaries_ptr, num_buckets)
+        before_C = 0.5 * tl.load(time_ptr + before_C)
+        from_C = 0.5 * tl.load(time_ptr + bucket_C)
+        entry_C = cells_ptr + 4 * cell_C
+        tl.store(entry_C, begin_C, mask=mask_C)
+        tl.store(entry_C + 1, before_C.to(tl.int32, bitcast=True), mask=mask_C)
+        tl.store(entry_C + 2, from_C.to(tl.int32, bitcast=True), mask=mask_C)
+        tl.store(entry_C + 3, least_C, mask=mask_C)
+
         bucket_B = tl.arange(0, 128)
-        here_B = tl.minimum(bucket_B, num_buckets - 1)
         next_B = tl.minimum(bucket_B + 1, num_buckets - 1)
-        half_B = 0.5 * tl.load(time_ptr + here_B)
+        half_B = 0.5 * tl.load(time_ptr + tl.minimum(bucket_B, num_buckets - 1))
         next_half_B = 0.5 * tl.load(time_ptr + next_B)
         begin_B = tl.load(boundaries_ptr + next_B).to(tl.int32)
         begin_B = tl.where(bucket_B + 1 < num_buckets, begin_B, 0x7FFFFFFF)
-        mask_B = bucket_B < TIME_ENTRIES
-        entry_B = entries_ptr + 4 * bucket_B
+        entry_B = cells_ptr + 4 * (TIME_CELLS + bucket_B)
+        mask_B = bucket_B < num_buckets + MOST_STEPS
         tl.store(entry_B, begin_B, mask=mask_B)
         tl.store(entry_B + 1, half_B.to(tl.int32, bitcast=True), mask=mask_B)
         tl.store(entry_B + 2, next_half_B.to(tl.int32, bitcast=True), mask=mask_B)

@@ -1,6 +1,6 @@
 """The bias tables of a layer as the attention kernels read them.
 
-Letters in shapes: P entries of the position table.
+Letters in shapes: P and T entries of the position and time tables.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.triton.bias_plan import plan_tables
-from genrec_kernels.triton.hstu_tile import TIME_ENTRIES
+from genrec_kernels.triton.hstu_tile import MOST_STEPS, TIME_CELLS
 
 _PLAN_POSITIONS = 1024
 
@@ -23,11 +23,12 @@ class BiasTables(NamedTuple):
     """See `plan_tables`.
 
     pairs: float32 [P + 1, 2], position biases in pairs.
-    entries: int32 [TIME_ENTRIES, 4], time biases by buckets.
+    cells: int32 [TIME_CELLS + T + MOST_STEPS, 4], time biases by cells of differences, then by
+        buckets.
     """
 
     pairs: Tensor
-    entries: Tensor
+    cells: Tensor
 
 
 def make_bias_tables(bias: RelativeBias) -> BiasTables:
@@ -35,16 +36,18 @@ def make_bias_tables(bias: RelativeBias) -> BiasTables:
     positions, buckets = bias.position.shape[0], bias.time.shape[0]
     device = bias.position.device
     pairs = torch.empty((positions + 1, 2), dtype=torch.float32, device=device)
-    entries = torch.empty((TIME_ENTRIES.value, 4), dtype=torch.int32, device=device)
+    cells = torch.empty(
+        (TIME_CELLS.value + buckets + MOST_STEPS.value, 4), dtype=torch.int32, device=device
+    )
     with on_device_of(pairs):
         plan_tables[(triton.cdiv(positions + 1, _PLAN_POSITIONS),)](
             bias.position.float().contiguous(),
             bias.time.float().contiguous(),
             bias.boundaries,
             pairs,
-            entries,
+            cells,
             positions,
             buckets,
             N=_PLAN_POSITIONS,
         )
-    return BiasTables(pairs, entries)
+    return BiasTables(pairs, cells)

@@ -19,7 +19,7 @@ from genrec_kernels.triton.hstu_tile import (
     half_position_bias,
     key_tiles,
     load_apart,
-    load_entry,
+    load_bucket,
     masked_tile,
     program_place,
     row_limits,
@@ -42,7 +42,7 @@ def hstu_attention_backward_q(
     seconds_ptr,
     buckets_ptr,
     pairs_ptr,
-    entries_ptr,
+    cells_ptr,
     q_row_stride,
     q_head_stride,
     k_row_stride,
@@ -138,8 +138,8 @@ def hstu_attention_backward_q(
                 k_sec_N[None, :],
                 low,
                 high,
-                *load_entry(entries_ptr, low),
-                entries_ptr,
+                *load_bucket(cells_ptr, low, INTERPRETED),
+                cells_ptr,
                 INTERPRETED,
             )
             half_MN += half_position_bias(
@@ -172,7 +172,7 @@ def hstu_attention_backward_kv(
     seconds_ptr,
     buckets_ptr,
     pairs_ptr,
-    entries_ptr,
+    cells_ptr,
     q_row_stride,
     q_head_stride,
     k_row_stride,
@@ -268,8 +268,8 @@ def hstu_attention_backward_kv(
                 k_sec_N[:, None],
                 low,
                 high,
-                *load_entry(entries_ptr, low),
-                entries_ptr,
+                *load_bucket(cells_ptr, low, INTERPRETED),
+                cells_ptr,
                 INTERPRETED,
             )
             half_NM += half_position_bias(

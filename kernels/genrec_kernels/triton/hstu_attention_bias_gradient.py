@@ -39,7 +39,7 @@ def hstu_attention_bias_gradient(
     limits_ptr,
     seconds_ptr,
     pairs_ptr,
-    entries_ptr,
+    cells_ptr,
     boundaries_ptr,
     q_row_stride,
     q_head_stride,
@@ -104,7 +104,7 @@ def hstu_attention_bias_gradient(
         q_sec_M = tl.load(seconds_ptr + tl.minimum(row_M, num_rows - 1))
         k_sec_N = tl.load(seconds_ptr + tl.minimum(key_N, num_rows - 1))
         apart_MN = q_sec_M[:, None] - k_sec_N[None, :]
-        bias_MN = half_time_bias(apart_MN, entries_ptr, INTERPRETED) + half_position_bias(
+        bias_MN = half_time_bias(apart_MN, cells_ptr, INTERPRETED) + half_position_bias(
             limit_M[:, None], key_N[None, :], pairs_ptr, num_positions, False, True, INTERPRETED
         )
 

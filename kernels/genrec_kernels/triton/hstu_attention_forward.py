@@ -17,7 +17,7 @@ from genrec_kernels.triton.hstu_tile import (
     half_position_bias,
     key_tiles,
     load_apart,
-    load_entry,
+    load_bucket,
     masked_tile,
     program_place,
     row_limits,
@@ -41,7 +41,7 @@ def hstu_attention_forward(
     seconds_ptr,
     buckets_ptr,
     pairs_ptr,
-    entries_ptr,
+    cells_ptr,
     q_row_stride,
     q_head_stride,
     k_row_stride,
@@ -112,16 +112,8 @@ def hstu_attention_forward(
     acc_MD = tl.zeros([M, DV_TILE], tl.float32)
     zero_MN = tl.zeros([M, N], tl.float32)
 
-    if HAS_BIAS:
-        next_low, next_high = tile_buckets(buckets_ptr, first_row, full_begin * N, num_blocks, M, N)
     for first_key in tl.range(full_begin * N, full_end * N, N):
         key_N = first_key + tile_N
-        if HAS_BIAS:  # an iteration ahead, as the next loads depend on it
-            low, high = next_low, next_high
-            begin_sec, base, after = load_entry(entries_ptr, low)
-            next_key = tl.minimum(first_key + N, full_end * N - N)
-            next_low, next_high = tile_buckets(buckets_ptr, first_row, next_key, num_blocks, M, N)
-            k_sec_N = load_apart(seconds_ptr + key_N, INTERPRETED)
         if TMA:
             flat_row = start.to(tl.int32) + first_key
             k_ND = k_tiles.load([flat_row, head * DK])
@@ -132,6 +124,9 @@ def hstu_attention_forward(
                 other=None if DK == DK_TILE else 0.0,
             )
         if HAS_BIAS:
+            low, high = tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N)
+            begin_sec, base, after = load_bucket(cells_ptr, low, INTERPRETED)
+            k_sec_N = load_apart(seconds_ptr + key_N, INTERPRETED)
             bias_MN = half_position_bias(
                 limit_M[:, None], key_N[None, :], pairs_ptr, num_positions, True, CLAMP, INTERPRETED
             )
@@ -144,7 +139,7 @@ def hstu_attention_forward(
                 begin_sec,
                 base,
                 after,
-                entries_ptr,
+                cells_ptr,
                 INTERPRETED,
             )
         half_MN = dot(q_MD, tl.trans(k_ND), zero_MN, INTERPRETED) * half_alpha
@@ -171,19 +166,18 @@ def hstu_attention_forward(
             mask=real_N1 & (dk_D < DK)[None, :],
             other=0.0,
         )
+        half_MN = dot(q_MD, tl.trans(k_ND), zero_MN, INTERPRETED) * half_alpha
         if HAS_BIAS:
             low, high = tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N)
             k_sec_N = load_apart(seconds_ptr + tl.minimum(key_N, num_rows - 1), INTERPRETED)
-        half_MN = dot(q_MD, tl.trans(k_ND), zero_MN, INTERPRETED) * half_alpha
-        if HAS_BIAS:
             half_MN = add_half_time_bias(
                 half_MN,
                 q_sec_M[:, None],
                 k_sec_N[None, :],
                 low,
                 high,
-                *load_entry(entries_ptr, low),
-                entries_ptr,
+                *load_bucket(cells_ptr, low, INTERPRETED),
+                cells_ptr,
                 INTERPRETED,
             )
             half_MN += half_position_bias(

@@ -16,13 +16,10 @@ import triton.language as tl
 
 from genrec_kernels.plan_blocks import BLOCK_ROWS
 
+#: Cells of time differences: none, then 8 for each octave up to 2^31.
+TIME_CELLS = tl.constexpr(1 + 31 * 8)
 #: Most bucket boundaries in a tile's time differences that are compared one by one.
 MOST_STEPS = tl.constexpr(4)
-#: Entries of the time table: a bucket for every difference up to 2^31, and steps beyond it.
-TIME_ENTRIES = tl.constexpr(72 + 4)
-#: 1 / LOG_BUCKET_WIDTH on the base-2 axis, less what makes a guess too low by less than a bucket
-#: and never too high.
-_GUESS = tl.constexpr(0.6931471805599453 / 0.301 * (1 - 1e-5))
 _BLOCK = tl.constexpr(BLOCK_ROWS)
 
 
@@ -64,43 +61,47 @@ def dot(a, b, acc, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def half_time_bias(apart, entries_ptr, INTERPRETED: tl.constexpr):
+def half_time_bias(apart, cells_ptr, INTERPRETED: tl.constexpr):
     """Half of the time bias, float32, of time differences (int32, any shape), exactly.
 
-    The logarithm guesses the bucket, or the one below; the integer itself decides.
+    A float's exponent and first three mantissa bits tell which of 8 cells an octave holds the
+    difference. Buckets are wider than cells, so a cell holds at most one boundary, to which the
+    integer itself is compared.
 
     Args:
-        entries_ptr: int32 [TIME_ENTRIES, 4], from `plan_tables`.
+        cells_ptr: int32 [TIME_CELLS, 4], from `plan_tables`: a boundary, the bits of the half
+            bias before and from it, the smallest difference of the cell.
     """
     if INTERPRETED:
         apart = tl.abs(apart)
-        bucket = (tl.log2(tl.maximum(apart.to(tl.float32), 1.0)) * _GUESS).to(tl.int32)
-        late = (apart >= tl.load(entries_ptr + 4 * bucket)).to(tl.int32)
-        return tl.load(entries_ptr + 4 * bucket + 1 + late).to(tl.float32, bitcast=True)
+        cell = (apart.to(tl.float32).to(tl.int32, bitcast=True) >> 20) - 1015
+        cell = tl.maximum(cell, 0)
+        # The instruction below rounds to zero; here a large difference may round to the next.
+        cell -= (tl.load(cells_ptr + 4 * cell + 3) > apart).to(tl.int32)
+        late = apart >= tl.load(cells_ptr + 4 * cell)
+        return tl.load(cells_ptr + 4 * cell + 1 + late.to(tl.int32)).to(tl.float32, bitcast=True)
     else:
-        # Adding 2^23, rounding down, leaves the bucket in the float's last bits; what is left of
-        # the exponent is taken from the address. One load of a whole entry costs the cache less
-        # than two that wait for each other.
+        # A difference of 0 takes the cell of 1: no boundary lies between. One load of the whole
+        # entry costs the cache less than two that wait for each other.
         return tl.inline_asm_elementwise(
             """{
-            .reg .b32 apart, bucket, begin, step;
-            .reg .f32 log, before, after;
+            .reg .b32 apart, cell, begin, least;
+            .reg .f32 rounded, before, after;
             .reg .u64 address;
             .reg .pred late;
-            cvt.rn.f32.s32 log, $2;
-            abs.f32 log, log;
-            max.f32 log, log, 0f3F800000;
-            lg2.approx.f32 log, log;
-            fma.rm.f32 log, log, $3, 0f4B000000;
-            mov.b32 bucket, log;
-            mad.wide.u32 address, bucket, 16, $1;
-            ld.global.nc.v4.b32 {begin, before, after, step}, [address];
+            cvt.rz.f32.s32 rounded, $2;
+            abs.f32 rounded, rounded;
+            max.f32 rounded, rounded, 0f3F800000;
+            mov.b32 cell, rounded;
+            shr.u32 cell, cell, 20;
+            mad.wide.s32 address, cell, 16, $1;
+            ld.global.nc.v4.b32 {begin, before, after, least}, [address + -16240];
             abs.s32 apart, $2;
             setp.ge.s32 late, apart, begin;
             selp.f32 $0, after, before, late;
             }""",
-            "=f,l,r,f",
-            [entries_ptr.to(tl.int64) - 0x4B0000000, apart, _GUESS],
+            "=f,l,r",
+            [cells_ptr.to(tl.int64), apart],
             dtype=tl.float32,
             is_pure=True,
             pack=1,
@@ -108,16 +109,39 @@ def half_time_bias(apart, entries_ptr, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def load_entry(entries_ptr, low):
-    """The next bucket's first difference, half the bias of bucket `low`, and of the next."""
-    entry_ptr = entries_ptr + 4 * low
-    base = tl.load(entry_ptr + 1).to(tl.float32, bitcast=True)
-    return tl.load(entry_ptr), base, tl.load(entry_ptr + 2).to(tl.float32, bitcast=True)
+def load_apart(pointers, INTERPRETED: tl.constexpr):
+    """int32, a scalar or a tensor, loaded out of the sight of Triton's pipeliner.
+
+    It would bring whatever a product depends on through shared memory, and wait for it there.
+    """
+    if INTERPRETED:
+        return tl.load(pointers)
+    else:
+        return tl.inline_asm_elementwise(
+            "ld.global.nc.u32 $0, [$1];",
+            "=r,l",
+            [pointers.to(tl.int64)],
+            dtype=tl.int32,
+            is_pure=True,
+            pack=1,
+        )
+
+
+@triton.jit
+def load_bucket(cells_ptr, bucket, INTERPRETED: tl.constexpr):
+    """The next bucket's first difference, half the bias of a bucket, and half that of the next.
+
+    Branches wait for what they load, so these are loaded before them.
+    """
+    entry_ptr = cells_ptr + 4 * (TIME_CELLS + bucket)
+    base = load_apart(entry_ptr + 1, INTERPRETED).to(tl.float32, bitcast=True)
+    after = load_apart(entry_ptr + 2, INTERPRETED).to(tl.float32, bitcast=True)
+    return load_apart(entry_ptr, INTERPRETED), base, after
 
 
 @triton.jit
 def add_half_time_bias(
-    half, q_sec, k_sec, low, high, begin, base, after, entries_ptr, INTERPRETED: tl.constexpr
+    half, q_sec, k_sec, low, high, begin, base, after, cells_ptr, INTERPRETED: tl.constexpr
 ):
     """Halved scores [A, B] plus half of the time bias.
 
@@ -128,12 +152,14 @@ def add_half_time_bias(
     Args:
         q_sec, k_sec: int32 [A, 1] and [1, B] or the other way round: seconds from any one time.
         low, high: from `tile_buckets`.
-        begin, base, after: from `load_entry`, loaded early, as branches wait for what they load.
-        entries_ptr: int32 [TIME_ENTRIES, 4], from `plan_tables`.
+        begin, base, after: from `load_bucket` of `low`.
+        cells_ptr: int32 [.., 4], from `plan_tables`; past `TIME_CELLS` an entry for each bucket:
+            where the next begins, the bits of half its bias, of half the next one's, and of how
+            much that is more.
     """
     steps = high - low
     if steps > MOST_STEPS:
-        half += half_time_bias(q_sec - k_sec, entries_ptr, INTERPRETED)
+        half += half_time_bias(q_sec - k_sec, cells_ptr, INTERPRETED)
     elif steps == 0:
         half += base
     elif steps == 1:
@@ -142,9 +168,9 @@ def add_half_time_bias(
         half += base
         # Boundaries past the tile's last are reached by no difference.
         for i in tl.static_range(MOST_STEPS):
-            next_begin = tl.load(entries_ptr + 4 * (low + i))
-            step = tl.load(entries_ptr + 4 * (low + i) + 3).to(tl.float32, bitcast=True)
-            half += tl.where(q_sec - next_begin >= k_sec, step, 0.0)
+            entry_ptr = cells_ptr + 4 * (TIME_CELLS + low + i)
+            step = tl.load(entry_ptr + 3).to(tl.float32, bitcast=True)
+            half += tl.where(q_sec - tl.load(entry_ptr) >= k_sec, step, 0.0)
     return half
 
 
@@ -164,25 +190,6 @@ def tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M: tl.constexpr,
             low = tl.minimum(low, entry & 255)
             high = tl.maximum(high, (entry >> 8) & 255)
     return tl.minimum(low, high), high
-
-
-@triton.jit
-def load_apart(pointers, INTERPRETED: tl.constexpr):
-    """int32, loaded out of the sight of Triton's pipeliner.
-
-    It would bring whatever a product depends on through shared memory, and wait for it there.
-    """
-    if INTERPRETED:
-        return tl.load(pointers)
-    else:
-        return tl.inline_asm_elementwise(
-            "ld.global.nc.u32 $0, [$1];",
-            "=r,l",
-            [pointers.to(tl.int64)],
-            dtype=tl.int32,
-            is_pure=True,
-            pack=1,
-        )
 
 
 @triton.jit
