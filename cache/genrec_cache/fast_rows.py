@@ -65,11 +65,13 @@ class FastRows:
         self.copy_failures = 0
         self._on_gpu = device.type == "cuda"
         self._backend = backend
-        self._slot_of = torch.full((host.num_rows,), NO_SLOT, dtype=torch.int32, device=device)
-        self._fast: StoredRows = host.empty_slots(capacity, device)
+        # Written from threads of any mode, so not of inference mode.
+        with torch.inference_mode(False):
+            self._slot_of = torch.full((host.num_rows,), NO_SLOT, dtype=torch.int32, device=device)
+            self._fast: StoredRows = host.empty_slots(capacity, device)
+            # Set by kernels, read and cleared here.
+            self._outside = torch.zeros(1, dtype=torch.int32, pin_memory=self._on_gpu)
         self._copies: deque[_Copy] = deque()
-        # Written by kernels, read here once an event says that they ran.
-        self._outside = torch.zeros(1, dtype=torch.int32, pin_memory=self._on_gpu)
         self._last: Fence | None = None
         if self._on_gpu:
             self._edits = new_stream(device)

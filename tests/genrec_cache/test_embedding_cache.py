@@ -197,6 +197,17 @@ def test_announced_rows_are_hits() -> None:
         cache.announce(torch.tensor([6]))
 
 
+def test_made_and_used_in_inference_mode() -> None:
+    with torch.inference_mode():
+        cache = CachedTable(table(6, 0), 2, background=True)
+        for _ in range(4):
+            assert torch.equal(cache.gather(torch.arange(6)), table(6, 0))
+            cache.flush()
+    found = cache.statistics()
+    cache.close()
+    assert (found["residents"], found["decisions_failed"], found["copy_failures"]) == (2, 0, 0)
+
+
 def test_statistics_by_name() -> None:
     cache = CachedTable(table(6, 0), 2)
     for _ in range(4):

@@ -59,7 +59,7 @@ def cache(
         Path | None, typer.Option("--plot", "--html", help="Curves: an .svg, .png or .html file.")
     ] = None,
     records: Annotated[Path, typer.Option("--records", help="CSV file to append to.")] = Path(
-        "cache/bench/records.csv"
+        "cache/bench/hit_rates.csv"
     ),
 ) -> None:
     """Replay a data set's accesses through cache policies: hit rates by access and by batch."""

@@ -1,0 +1,1 @@
+"""What the hot cache does on a GPU, measured."""
