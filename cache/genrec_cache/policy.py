@@ -100,8 +100,9 @@ class HotSetPolicy:
         self._rng = np.random.default_rng(0)
         self._now = 0
         self._last = np.full(num_ids, -1, np.int32)
-        self._fast = np.zeros(num_ids, np.float32)
-        self._slow = np.zeros(num_ids, np.float32)
+        # Filled, not just zero: a large table's pages are made now, and not while batches wait.
+        self._fast = np.full(num_ids, 0.0, np.float32)
+        self._slow = np.full(num_ids, 0.0, np.float32)
         # Residents in no order, [M]; the next turn begins at `_turn`.
         self._members: Ints = np.zeros(0, np.int64)
         self._turn = 0

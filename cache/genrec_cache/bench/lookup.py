@@ -38,8 +38,12 @@ CASE = "cache-lookup-zipf105-5pct"
 DTYPE = torch.bfloat16
 WIDTH = 256
 BATCHES = (25_600, 262_144)
+#: Ids of different batches between two lookups of one batch, at least.
+IDS_APART = 2_000_000
 #: Rows that a GPU behind an IOMMU can translate the addresses of without misses, seen on an H200.
 NEAR_ROWS = 2_000_000
+#: Uses in the training data that a warm start knows of.
+TRAINING_USES = 10**9
 
 log = logging.getLogger("bench")
 
@@ -99,8 +103,13 @@ class Bench:
         return float((found - expected).norm() / expected.norm())
 
     def time(self, draw: Callable[[], Tensor]) -> tuple[Timing, float]:
-        """Of a lookup of ids that are drawn anew for each of eight calls; and its error."""
-        batches = [draw() for _ in range(8)]
+        """Of a lookup, and its error.
+
+        Ids are drawn anew for each of many calls: repeated ones would find missed rows in the L2
+        cache, and their addresses translated.
+        """
+        batches = [draw()]
+        batches += [draw() for _ in range(max(8, IDS_APART // len(batches[0])) - 1)]
         return time_graph([partial(self.lookup, ids) for ids in batches]), self.error(batches[0])
 
     def hits(self, count: int) -> None:
@@ -161,8 +170,7 @@ class Bench:
         grow = torch.randn(WIDTH, 1024, device="cuda", dtype=DTYPE)
         batches = [self.zipf.draw(count) for _ in range(64)]
         times: dict[bool, list[float]] = {True: [], False: []}
-        popularity = torch.zeros(self.host.num_rows, dtype=torch.int64)
-        popularity[self.hot.cpu()] = torch.arange(self.capacity, 0, -1)
+        popularity = self.zipf.counts(TRAINING_USES).cpu()
         caches = {counting: _Cache(self.host, self.capacity, counting) for counting in times}
         for cache in caches.values():
             cache.warm(popularity.numpy())
@@ -196,8 +204,7 @@ class Bench:
 
     def announced(self, count: int) -> None:
         """A lookup through `CachedTable` of rows that were announced, against one that was not."""
-        popularity = torch.zeros(self.host.num_rows, dtype=torch.int64)
-        popularity[self.hot.cpu()] = torch.arange(self.capacity, 0, -1)
+        popularity = self.zipf.counts(TRAINING_USES).cpu()
         medians, rates = [], []
         for announce in (True, False):
             cache = _Cache(self.host, self.capacity, True)

@@ -29,6 +29,13 @@ class Zipf:
         """Of all draws, those of the `count` most popular ids."""
         return float(self._below[count - 1])
 
+    def counts(self, draws: int) -> Tensor:
+        """int64 [V], how often each id is expected in so many draws, rounded down."""
+        weight = torch.diff(self._below, prepend=self._below.new_zeros(1))
+        out = torch.empty_like(self.by_popularity)
+        out[self.by_popularity] = (weight * draws).long()
+        return out
+
     def draw(self, count: int, *, first: int = 0, last: int | None = None) -> Tensor:
         """int64 [count], of the ids that are the first to the last in popularity (exclusive)."""
         low = float(self._below[first - 1]) if first else 0.0
