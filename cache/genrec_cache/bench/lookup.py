@@ -43,7 +43,7 @@ IDS_APART = 2_000_000
 #: Rows that a GPU behind an IOMMU can translate the addresses of without misses, seen on an H200.
 NEAR_ROWS = 2_000_000
 #: Uses in the training data that a warm start knows of.
-TRAINING_USES = 10**9
+TRAINING_USES = 10**8
 
 log = logging.getLogger("bench")
 
