@@ -13,11 +13,13 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_cache import snapshot
 from genrec_cache.background import Background, Job
 from genrec_cache.fast_rows import FastRows
 from genrec_cache.host_rows import HostRows
@@ -222,6 +224,26 @@ class CachedTable(EmbeddingTable):
         """
         with self._deciding:
             self._carry_out(self._policy.warm(popularity))
+            with self._lock:
+                self._rows.finish_copies()
+
+    def save(self, path: Path) -> None:
+        """Write what was learnt to a file: see :mod:`genrec_cache.snapshot`."""
+        with self._deciding:
+            state, host = self._policy.state(), self._rows.host
+        snapshot.save(path, state, digest=host.digest())
+
+    def restore(self, path: Path) -> None:
+        """Start from what a cache of the same table has learnt, before the first lookup.
+
+        Raises:
+            SnapshotUnfit: the file is of another table, or no snapshot.
+            OSError: it cannot be read.
+            ValueError: there was a lookup already.
+        """
+        with self._deciding:
+            state = snapshot.load(path, digest=self._rows.host.digest())
+            self._carry_out(self._policy.restore(state))
             with self._lock:
                 self._rows.finish_copies()
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec_cache.reuse_model import ReuseModel, features
+from genrec_cache.snapshot import State
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -150,6 +151,47 @@ class HotSetPolicy:
         self.resident[best] = True
         self._members = best.copy()
         return Plan(evict=np.zeros(0, np.int64), admit=best)
+
+    def state(self) -> State:
+        """All that was learnt, for :mod:`genrec_cache.snapshot`; only ids that were used."""
+        known = np.flatnonzero(self._last >= 0)
+        weights, curvature = self._model.evidence
+        return {
+            "known": known,
+            "last": self._last[known],
+            "fast": self._fast[known],
+            "slow": self._slow[known],
+            "residents": np.sort(self._members),
+            "weights": weights,
+            "curvature": curvature,
+            "now": np.array(self._now),
+        }
+
+    def restore(self, state: State) -> Plan:
+        """Go on from a saved state; to be called before the first batch.
+
+        Returns:
+            The residents of then; the most promising ones where there are now fewer slots.
+
+        Raises:
+            ValueError: the cache has run already, or the state has ids that there are not here.
+        """
+        if self._now or len(self._members):
+            raise ValueError("a saved state is restored before the first batch")
+        known = np.asarray(state["known"], np.int64)
+        residents = np.asarray(state["residents"], np.int64)
+        for ids in (known, residents):
+            if len(ids) and not 0 <= ids.min() <= ids.max() < self.num_ids:
+                raise ValueError(f"the saved state knows ids beyond the {self.num_ids} here")
+        self._last[known], self._now = state["last"], int(state["now"])
+        self._fast[known], self._slow[known] = state["fast"], state["slow"]
+        self._model.take_evidence(
+            np.asarray(state["weights"], np.float64), np.asarray(state["curvature"], np.float64)
+        )
+        best = np.argsort(-self._promise(residents, None), kind="stable")[: self.capacity]
+        self._members = residents[best]
+        self.resident[self._members] = True
+        return Plan(evict=known[:0], admit=self._members.copy())
 
     def after_batch(
         self, used: Ints, *, ahead: Ints | None = None, locked: Mask | None = None

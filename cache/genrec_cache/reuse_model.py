@@ -65,6 +65,21 @@ class ReuseModel:
         self._trust = trust
         self._curvature: Floats = np.zeros((NUM_WEIGHTS, NUM_WEIGHTS))
 
+    @property
+    def evidence(self) -> tuple[Floats, Floats]:
+        """Weights [P] and curvature [P, P]: all that the model knows."""
+        return self.weights.copy(), self._curvature.copy()
+
+    def take_evidence(self, weights: Floats, curvature: Floats) -> None:
+        """Go on from the evidence of another run.
+
+        Raises:
+            ValueError: it is not of this model's size.
+        """
+        if weights.shape != self.weights.shape or curvature.shape != self._curvature.shape:
+            raise ValueError(f"a model of {NUM_WEIGHTS} weights, not {weights.shape}")
+        self.weights, self._curvature = weights.copy(), curvature.copy()
+
     def score(self, seen: Floats) -> Floats:
         """Log odds of a use in the next step, [N], from features [N, P]."""
         out: Floats = seen @ self.weights
