@@ -23,7 +23,7 @@ from genrec_serving.engines.interface import (
     ScoringEngine,
     describe,
 )
-from genrec_serving.next_item import NextItem, best
+from genrec_serving.next_item import NextItem
 
 Call = TypeVar("Call", RecommendCall, RankCall)
 
@@ -77,14 +77,16 @@ class StatelessEngine(ScoringEngine):
 
     def _recommend(self, call: RecommendCall) -> Scored:
         user_W = self.run(call.rows).user
-        top = best(
-            self._next_item.catalogue_scores(user_W[None])[0],
+        top = self._next_item.best(
+            user_W[None],
             k=call.k,
-            exclude=torch.from_numpy(call.exclude),
+            exclude=torch.from_numpy(call.exclude)[None],
             allow=None if call.allow is None else torch.from_numpy(call.allow),
         )
-        logits = self.run(with_candidates(call.rows, top.items.numpy(), now=call.now)).task_logits
-        return _scored(top.items.numpy(), top.scores, logits)
+        found = top.items[0] >= 0
+        items = top.items[0][found].numpy()
+        logits = self.run(with_candidates(call.rows, items, now=call.now)).task_logits
+        return _scored(items, top.scores[0][found], logits)
 
     def _rank(self, call: RankCall) -> Scored:
         output = self.run(with_candidates(call.rows, call.candidates, now=call.now))

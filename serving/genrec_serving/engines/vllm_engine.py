@@ -15,7 +15,7 @@ import logging
 import queue
 import threading
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,8 +35,7 @@ from genrec_serving.engines.vllm_environment import prepare_environment
 from genrec_serving.vllm_plugin.pooling_request import rank_kwargs, recommend_kwargs
 
 if TYPE_CHECKING:
-    from vllm.outputs import PoolingRequestOutput
-    from vllm.v1.engine.llm_engine import LLMEngine
+    from genrec_serving.vllm_plugin.core_client import Answer, CoreClient
 
 logger = logging.getLogger(__name__)
 
@@ -47,18 +46,34 @@ class VllmOptions:
 
     Args:
         kv_cache_mb: memory for the pages of all users' histories, in MiB.
-        page_rows: rows of a page, a multiple of 16. Where it does not divide the model's
-            `chunk_size`, all works, but a history that is cut keeps less of its cache.
+        page_rows: rows of a page, a multiple of 16; None for 64 on a GPU and 16 on a CPU. Where
+            it does not divide the model's `chunk_size`, all works, but a history that is cut
+            keeps less of its cache.
         max_requests: most requests in one step.
         max_step_rows: most history rows in one step; longer histories take several.
         threads: of PyTorch.
+        dtype: of weights and pages: "float32", "bfloat16" or "float16"; None for bfloat16 on a
+            GPU and float32 on a CPU.
+        passes: how rows run through the layers, see `vllm_plugin.passes`; None for graphs on a
+            GPU and plain ones on a CPU.
     """
 
     kv_cache_mb: int = 128
-    page_rows: int = 16
+    page_rows: int | None = None
     max_requests: int = 32
     max_step_rows: int = 4096
     threads: int = 1
+    dtype: str | None = None
+    passes: str | None = None
+
+    def for_device(self, *, cuda: bool) -> VllmOptions:
+        """Nothing left open."""
+        return replace(
+            self,
+            page_rows=self.page_rows or (64 if cuda else 16),
+            dtype=self.dtype or ("bfloat16" if cuda else "float32"),
+            passes=self.passes or ("graphs" if cuda else "plain"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +149,7 @@ class VllmEngine(ScoringEngine):
         """The thread: start, serve until told to stop, and leave nobody waiting."""
         try:
             torch.set_num_threads(self._options.threads)  # a thread's own in OpenMP
-            engine = build_engine(artifact, self._options)
+            engine = build_engine(artifact, self._options, salt=self._salt)
         except Exception as error:
             # The one who waits for the start gets it, whatever it is.
             started.set_exception(_start_error(error))
@@ -148,16 +163,16 @@ class VllmEngine(ScoringEngine):
             logger.exception("engine vllm failed")
             end = f"engine vllm: it failed ({describe(error)}) and must be started again"
         self._finish(end, pending)
-        engine.engine_core.shutdown()
+        engine.close()
 
-    def _serve(self, engine: LLMEngine, pending: dict[str, Job]) -> None:
+    def _serve(self, engine: CoreClient, pending: dict[str, Job]) -> None:
         """Admit, step, answer, until a None comes."""
         while self._admit(engine, pending):
-            for output in engine.step():
-                job = pending.pop(output.request_id)
-                _resolve(job.answer, _scored(output))
+            for answer in engine.step():
+                job = pending.pop(answer.request_id)
+                _resolve(job.answer, _scored(answer))
 
-    def _admit(self, engine: LLMEngine, pending: dict[str, Job]) -> bool:
+    def _admit(self, engine: CoreClient, pending: dict[str, Job]) -> bool:
         """Hand all waiting jobs to the scheduler; wait for one where there is nothing to do."""
         while True:
             try:
@@ -168,20 +183,12 @@ class VllmEngine(ScoringEngine):
                 return False
             self._add(engine, job, pending)
 
-    def _add(self, engine: LLMEngine, job: Job, pending: dict[str, Job]) -> None:
-        from vllm import PoolingParams
-
-        from genrec_serving.vllm_plugin.pooler import TASK
-        from genrec_serving.vllm_plugin.prompt import pack
-
+    def _add(self, engine: CoreClient, job: Job, pending: dict[str, Job]) -> None:
         if job.answer.cancelled():
             return
         request_id = str(next(self._ids))
-        prompt = {"prompt_embeds": pack(job.rows), "cache_salt": self._salt}
         try:
-            engine.add_request(
-                request_id, prompt, PoolingParams(task=TASK, extra_kwargs=job.kwargs)
-            )
+            engine.add(request_id, job.rows, job.kwargs)
         except ValueError as error:
             # vLLM refuses this request; it has not touched the others.
             _fail(job.answer, f"engine vllm: {describe(error)}")
@@ -199,8 +206,13 @@ class VllmEngine(ScoringEngine):
                     _fail(waiting.answer, end)
 
 
-def build_engine(artifact: Artifact, options: VllmOptions) -> LLMEngine:
+def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> CoreClient:
     """vLLM's engine with this model, in this process.
+
+    Args:
+        artifact: the model.
+        options: how large the engine is.
+        salt: of the prefix cache.
 
     Raises:
         ImportError: vLLM is not installed.
@@ -211,9 +223,15 @@ def build_engine(artifact: Artifact, options: VllmOptions) -> LLMEngine:
     from vllm.v1.engine.llm_engine import LLMEngine
 
     from genrec_serving.vllm_plugin import register
+    from genrec_serving.vllm_plugin.compute import additional_config
+    from genrec_serving.vllm_plugin.core_client import CoreClient
 
     register(load_class=True)
     config = artifact.config
+    options = options.for_device(cuda=torch.cuda.is_available())
+    assert options.page_rows is not None
+    assert options.dtype is not None
+    assert options.passes is not None
     if config.chunk_size % options.page_rows:
         logger.warning(
             "histories are cut in chunks of %d events, which is no multiple of the %d rows of a "
@@ -239,8 +257,9 @@ def build_engine(artifact: Artifact, options: VllmOptions) -> LLMEngine:
         enable_chunked_prefill=True,
         disable_log_stats=True,
         use_tqdm_on_load=False,
+        additional_config=additional_config(dtype=options.dtype, passes=options.passes),
     )
-    return LLMEngine.from_engine_args(arguments)
+    return CoreClient(LLMEngine.from_engine_args(arguments), salt)
 
 
 def _start_error(error: Exception) -> EngineError:
@@ -252,14 +271,14 @@ def _start_error(error: Exception) -> EngineError:
     return failure
 
 
-def _scored(output: PoolingRequestOutput[Any]) -> Scored:
+def _scored(answer: Answer) -> Scored:
     """The pooler's columns (see `vllm_plugin.pooler`) by name."""
-    columns = output.outputs.data.numpy()
+    columns = answer.columns.numpy()
     return Scored(
         items=columns[:, 0].astype(np.int64),
         scores=columns[:, 1].astype(np.float32),
         task_logits=columns[:, 2:].astype(np.float32),
-        cached_rows=max(output.num_cached_tokens, 0),
+        cached_rows=max(answer.cached_rows, 0),
     )
 
 

@@ -29,6 +29,7 @@ from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_model.hstu import HSTUConfig
 from genrec_model.hstu.layer import HSTULayer
+from genrec_serving.vllm_plugin.passes import PassInputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,35 +157,19 @@ class PagedLayer(nn.Module, AttentionLayerBase):
         return PagedBackend
 
 
-@dataclass(frozen=True, kw_only=True)
-class PagedRows:
-    """Rows that attend to pages in one pass: history rows of a step, or candidates.
+class PagedHSTUAttention(PagedLayer):
+    """Attention of one HSTU layer; it has pages, and no weights.
 
     Args:
-        page_table: int [B, M].
-        row_offsets: int [B + 1], first row of each request.
-        key_limits: int64 [R], rows of its request's pages that a row sees besides itself.
-        timestamps: int64 [R], unix seconds.
-        timestamp_pages: int64 [P, S].
-        max_new_rows: most rows of one request, if known.
-        max_keys: most rows that a row sees, if known.
+        config: of the model.
+        dtype: of the pages.
+        prefix: see `PagedLayer`.
     """
 
-    page_table: Tensor
-    row_offsets: Tensor
-    key_limits: Tensor
-    timestamps: Tensor
-    timestamp_pages: Tensor
-    max_new_rows: int | None = None
-    max_keys: int | None = None
-
-
-class PagedHSTUAttention(PagedLayer):
-    """Attention of one HSTU layer; it has pages, and no weights."""
-
-    def __init__(self, config: HSTUConfig, prefix: str) -> None:
+    def __init__(self, config: HSTUConfig, dtype: torch.dtype, prefix: str) -> None:
         super().__init__(prefix)
         self.config = config
+        self.dtype = dtype
 
     def get_kv_cache_spec(self, vllm_config: VllmConfig) -> FullAttentionSpec:
         """Bytes that a row needs."""
@@ -192,24 +177,48 @@ class PagedHSTUAttention(PagedLayer):
             block_size=vllm_config.cache_config.block_size,
             num_kv_heads=self.config.num_heads,
             head_size=self.config.head_dim,
-            dtype=vllm_config.model_config.dtype,
+            dtype=self.dtype,
         )
 
-    def write(self, k: Tensor, v: Tensor, slots: Tensor) -> None:
-        """Put keys and values [R, H, D] into the pages, before anything of the step reads them."""
-        page_write(k, v, slots, kv_pages=self.pages)
+    def write(
+        self, k: Tensor, v: Tensor, rows: PassInputs, *, timestamp_pages: Tensor | None
+    ) -> None:
+        """Put keys and values [R, H, D] into the pages, before anything of the step reads them.
 
-    def attend(self, layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor, rows: PagedRows) -> Tensor:
+        Args:
+            k, v: of the layer.
+            rows: with slots.
+            timestamp_pages: int64 [P, S], where the rows' times go; None if they are there.
+        """
+        assert rows.slots is not None
+        page_write(
+            k,
+            v,
+            rows.slots,
+            kv_pages=self.pages,
+            timestamps=None if timestamp_pages is None else rows.timestamps,
+            timestamp_pages=timestamp_pages,
+        )
+
+    def attend(
+        self,
+        layer: HSTULayer,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rows: PassInputs,
+        timestamp_pages: Tensor,
+    ) -> Tensor:
         """[R, H, D] each, to [R, H, D]; writes nothing."""
         return paged_hstu_attention(
             q,
             k,
             v,
             kv_pages=self.pages,
-            timestamp_pages=rows.timestamp_pages,
+            timestamp_pages=timestamp_pages,
             page_table=rows.page_table,
             row_offsets=rows.row_offsets,
-            key_limits=rows.key_limits,
+            key_limits=rows.limits,
             timestamps=rows.timestamps,
             alpha=self.config.alpha,
             norm_length=self.config.norm_length,

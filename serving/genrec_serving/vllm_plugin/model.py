@@ -7,9 +7,10 @@ request, T tasks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
@@ -19,11 +20,9 @@ from genrec_model.features.reserved import NO_ACTION
 from genrec_model.hstu import HSTU
 from genrec_model.hstu.layer import HSTULayer
 from genrec_serving.next_item import NextItem
-from genrec_serving.vllm_plugin.attention_backend import (
-    PagedHSTUAttention,
-    PagedRows,
-    PageMetadata,
-)
+from genrec_serving.vllm_plugin.attention_backend import PagedHSTUAttention, PageMetadata
+from genrec_serving.vllm_plugin.compute import compute_options
+from genrec_serving.vllm_plugin.passes import Passes, PassInputs
 from genrec_serving.vllm_plugin.pooler import Candidates, HSTUPooler
 from genrec_serving.vllm_plugin.prompt import ROW_WIDTH, unpack
 from genrec_serving.vllm_plugin.timestamp_pages import TimestampPages
@@ -31,14 +30,6 @@ from genrec_serving.vllm_plugin.timestamp_pages import TimestampPages
 #: Most candidate rows in one pass. vLLM's token budget does not see candidates, so this is what
 #: bounds the memory of a step in which many requests rank many items.
 MAX_CANDIDATE_ROWS = 8192
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """Pages of the step that is running, for the candidates that follow in the same step."""
-
-    metadata: PageMetadata
-    timestamp_pages: Tensor
 
 
 class GenrecHSTU(nn.Module):
@@ -59,9 +50,10 @@ class GenrecHSTU(nn.Module):
         super().__init__()
         config = vllm_config.model_config.hf_config.hstu
         self.config = config
-        self.hstu = HSTU(config)
+        self.compute = compute_options(vllm_config)
+        self.hstu = HSTU(config).to(self.compute.dtype)
         self.attention = nn.ModuleList(
-            PagedHSTUAttention(config, prefix=f"{prefix}layers.{i}.attention")
+            PagedHSTUAttention(config, self.compute.dtype, prefix=f"{prefix}layers.{i}.attention")
             for i in range(config.num_layers)
         )
         self.timestamps = TimestampPages(prefix=f"{prefix}layers.{config.num_layers}.timestamps")
@@ -73,7 +65,9 @@ class GenrecHSTU(nn.Module):
         self._paged: dict[HSTULayer, PagedHSTUAttention] = dict(
             zip(self.hstu.layers, self.attention, strict=True)  # type: ignore[arg-type]
         )
-        self._step: Step | None = None
+        self._max_requests = vllm_config.scheduler_config.max_num_seqs
+        #: Pages of the requests of the step that is running, for the candidates that follow.
+        self._page_table: Tensor | None = None
 
     def embed_input_ids(self, input_ids: Tensor, **_: Any) -> Tensor:
         """Token ids as prompt rows of items without action or time; vLLM's dry runs need it."""
@@ -95,39 +89,60 @@ class GenrecHSTU(nn.Module):
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.embed_input_ids(input_ids)
-        rows = unpack(inputs_embeds)
-        # Whoever builds the prompt has checked the ids; in a dry run they are noise.
-        x_RW = self.hstu.embed(
-            rows.items.clamp(0, self.config.num_items - 1),
-            rows.actions.clamp(0, self.config.num_actions - 1),
-            positions.clamp(0, self.config.max_rows),
-        )
         metadata = self._page_metadata()
+        self._page_table = None if metadata is None else metadata.page_table
+        hidden_RW = torch.zeros(
+            len(inputs_embeds), self.config.hidden_size, dtype=self.compute.dtype,
+            device=inputs_embeds.device,
+        )  # fmt: skip
         if metadata is None:
-            self._step = None
-            return self.hstu.run_layers(x_RW, lambda _layer, q, _k, _v: torch.zeros_like(q))
+            return hidden_RW
         n = metadata.num_rows
-        self.timestamps.write(rows.timestamps[:n], metadata.slots)
-        self._step = Step(metadata=metadata, timestamp_pages=self.timestamps.times)
-        paged_rows = PagedRows(
-            page_table=metadata.page_table,
-            row_offsets=metadata.row_offsets,
-            key_limits=positions[:n],
-            timestamps=rows.timestamps[:n],
-            timestamp_pages=self.timestamps.times,
-            max_new_rows=metadata.max_new_rows,
-            max_keys=metadata.max_keys,
+        rows = unpack(inputs_embeds[:n])
+        hidden_RW[:n] = self._passes(
+            # Whoever builds the prompt has checked the ids; in a dry run they are noise.
+            PassInputs(
+                items=rows.items.clamp(0, self.config.num_items - 1),
+                actions=rows.actions.clamp(0, self.config.num_actions - 1),
+                limits=positions[:n].clamp(0, self.config.max_rows),
+                timestamps=rows.timestamps,
+                slots=metadata.slots,
+                row_offsets=metadata.row_offsets,
+                page_table=metadata.page_table,
+                max_new_rows=metadata.max_new_rows,
+                max_keys=metadata.max_keys,
+            )
         )
+        return hidden_RW
+
+    @cached_property
+    def _passes(self) -> Passes:
+        """Made at the first pass, when the pages are there."""
+        assert self._page_table is not None
+        return Passes(
+            self._run,
+            width=self.config.hidden_size,
+            dtype=self.compute.dtype,
+            max_requests=self._max_requests,
+            max_pages=self._page_table.shape[1],
+            max_keys=self.config.max_rows,
+            device=self.hstu.device,
+            mode=self.compute.passes,
+        )
+
+    def _run(self, inputs: PassInputs) -> Tensor:
+        """Hidden rows [R, W] of one pass; those with slots leave their keys and values there."""
 
         def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             paged = self._paged[layer]
-            # All writes of the layer come before its first read: a request may share pages with
-            # one that fills them in this very step.
-            paged.write(k[:n], v[:n], metadata.slots)
-            out = torch.zeros_like(q)
-            out[:n] = paged.attend(layer, q[:n], k[:n], v[:n], paged_rows)
-            return out
+            if inputs.slots is not None:
+                # All writes of the layer come before its first read: a request may share pages
+                # with one that fills them in this very step. The first layer writes the times.
+                times = self.timestamps.times if layer is self.hstu.layers[0] else None
+                paged.write(k, v, inputs, timestamp_pages=times)
+            return paged.attend(layer, q, k, v, inputs, self.timestamps.times)
 
+        x_RW = self.hstu.embed(inputs.items, inputs.actions, inputs.limits)
         return self.hstu.run_layers(x_RW, attend)
 
     def _page_metadata(self) -> PageMetadata | None:
@@ -161,31 +176,42 @@ class GenrecHSTU(nn.Module):
         return logits + self._candidate_pass(group)
 
     def _candidate_pass(self, candidates: Sequence[Candidates]) -> list[Tensor]:
-        step = self._step
-        assert step is not None, "candidates are scored in the step that finishes their history"
-        device = step.timestamp_pages.device
-        sizes = torch.tensor([len(one.items) for one in candidates])
-        items_R = torch.cat([one.items.to(device) for one in candidates])
-        limits_R = torch.tensor([one.history_rows for one in candidates]).repeat_interleave(sizes)
-        limits_R = limits_R.to(device)
-        times_R = torch.tensor([one.now for one in candidates]).repeat_interleave(sizes).to(device)
-        rows = PagedRows(
-            page_table=step.metadata.page_table[[one.request for one in candidates]],
-            row_offsets=torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).to(device),
-            key_limits=limits_R,
-            timestamps=times_R,
-            timestamp_pages=step.timestamp_pages,
-            max_new_rows=int(sizes.max()),
-            max_keys=max(one.history_rows for one in candidates),
+        page_table = self._page_table
+        assert page_table is not None, "candidates follow the step that finishes their history"
+        sizes = [len(one.items) for one in candidates]
+        items_R = torch.cat([one.items for one in candidates])
+        device = items_R.device
+        # What the host knows goes over in one copy.
+        known_4B = np.array(
+            [
+                [one.request for one in candidates],
+                [one.history_rows for one in candidates],
+                [one.now for one in candidates],
+                np.cumsum(sizes),
+            ],
+            np.int64,
         )
-
-        def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return self._paged[layer].attend(layer, q, k, v, rows)
-
-        x_RW = self.hstu.embed(items_R, torch.full_like(items_R, NO_ACTION), limits_R)
-        hidden_RW = self.hstu.run_layers(x_RW, attend)
+        known = torch.from_numpy(known_4B).to(device, non_blocking=True)
+        rows_of = torch.repeat_interleave(
+            known[3].diff(prepend=known.new_zeros(1)), output_size=sum(sizes)
+        )
+        limits_R = known[1][rows_of]
+        offsets = torch.cat([known.new_zeros(1), known[3]]).int()
+        hidden_RW = self._passes(
+            PassInputs(
+                items=items_R,
+                actions=torch.full_like(items_R, NO_ACTION),
+                limits=limits_R,
+                timestamps=known[2][rows_of],
+                slots=None,
+                row_offsets=offsets,
+                page_table=page_table[known[0]],
+                max_new_rows=max(sizes),
+                max_keys=int(known_4B[1].max()),
+            )
+        )
         logits_RT = self.hstu.task_logits(hidden_RW).float()
-        return list(torch.split(logits_RT, sizes.tolist()))
+        return list(torch.split(logits_RT, sizes))
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Fill the model from an artifact's file; returns the names of what was filled.

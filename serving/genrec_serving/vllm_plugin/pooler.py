@@ -19,7 +19,7 @@ from torch import Tensor
 from vllm.model_executor.layers.pooler import Pooler
 from vllm.v1.pool.metadata import PoolingMetadata
 
-from genrec_serving.next_item import NextItem, best
+from genrec_serving.next_item import NextItem
 from genrec_serving.vllm_plugin.pooling_request import RankOp, RecommendOp, parse_op
 
 #: The engine's only pooling task; `token_*` tasks would not read the prefix cache.
@@ -35,7 +35,7 @@ class Candidates:
     Args:
         request: its place in the step's batch.
         history_rows: rows of its history, all in the pages.
-        items: int64 [C].
+        items: int64 [C], on the model's device.
         now: unix seconds.
     """
 
@@ -96,23 +96,31 @@ class HSTUPooler(Pooler):
             if one.op is None:
                 answers[one.request] = one.user.float()
         asked = [one for one in finished if one.op is not None]
-        if not asked:
-            return answers
+        if asked:
+            for one, columns in zip(asked, self._columns(asked), strict=True):
+                answers[one.request] = columns
+        return answers
+
+    def _columns(self, asked: Sequence[Finished]) -> list[Tensor]:
+        """Answers of finished requests, on the CPU: brought there in one copy."""
         chosen = self._choose(asked)
         candidates = [
             Candidates(
                 request=one.request,
                 history_rows=one.history_rows,
-                items=items,
+                # What a filter left empty is computed like the rest, and dropped below.
+                items=items.clamp(min=0),
                 now=one.op.now if one.op else 0,
             )
             for one, (items, _) in zip(asked, chosen, strict=True)
         ]
-        logits = self._task_logits(candidates)
-        for one, (items, scores), logits_CT in zip(asked, chosen, logits, strict=True):
-            columns = [items[:, None].double(), scores[:, None].double(), logits_CT.double()]
-            answers[one.request] = torch.cat(columns, dim=1)
-        return answers
+        logits_RT = torch.cat(self._task_logits(candidates))
+        items_R = torch.cat([items for items, _ in chosen])
+        scores_R = torch.cat([scores for _, scores in chosen])
+        fixed = torch.stack([items_R.double(), scores_R.double()], dim=1)
+        columns = torch.cat([fixed, logits_RT.double()], dim=1).cpu()
+        of_requests = torch.split(columns, [len(items) for items, _ in chosen])
+        return [one if (one[:, 0] >= 0).all() else one[one[:, 0] >= 0] for one in of_requests]
 
     def _finished(self, hidden: Tensor, metadata: PoolingMetadata) -> list[Finished]:
         cursor = metadata.get_pooling_cursor()
@@ -134,25 +142,48 @@ class HSTUPooler(Pooler):
         ]
 
     def _choose(self, asked: Sequence[Finished]) -> list[tuple[Tensor, Tensor]]:
-        """Items and next-item scores of each request, [C] each."""
-        searching = [one.user for one in asked if isinstance(one.op, RecommendOp)]
-        scores_of_next = iter(
-            self._next_item.catalogue_scores(torch.stack(searching)).unbind() if searching else ()
+        """Items and next-item scores of each request, [C] each; -1 where a filter left none."""
+        chosen: dict[int, tuple[Tensor, Tensor]] = {}
+        ranking = [one for one in asked if isinstance(one.op, RankOp)]
+        if ranking:
+            chosen |= self._rank(ranking)
+        searching = [one for one in asked if isinstance(one.op, RecommendOp)]
+        free = [
+            one for one in searching if isinstance(one.op, RecommendOp) and one.op.allow is None
+        ]
+        if free:
+            chosen |= self._search(free)
+        for one in searching:
+            if one.request not in chosen:  # a list of its own of what may be shown
+                chosen |= self._search([one])
+        return [chosen[one.request] for one in asked]
+
+    def _rank(self, asked: Sequence[Finished]) -> dict[int, tuple[Tensor, Tensor]]:
+        device = asked[0].user.device
+        lists = [one.op.candidates for one in asked if isinstance(one.op, RankOp)]
+        sizes = [len(items) for items in lists]
+        items = torch.cat(lists).to(device, non_blocking=True)
+        users = torch.stack([one.user for one in asked])
+        repeats = torch.tensor(sizes).to(device, non_blocking=True)
+        users = users.repeat_interleave(repeats, dim=0, output_size=sum(sizes))
+        scores = self._next_item.scores_of(users, items)
+        parts = zip(torch.split(items, sizes), torch.split(scores, sizes), strict=True)
+        return dict(zip((one.request for one in asked), parts, strict=True))
+
+    def _search(self, asked: Sequence[Finished]) -> dict[int, tuple[Tensor, Tensor]]:
+        device = asked[0].user.device
+        ops = [one.op for one in asked if isinstance(one.op, RecommendOp)]
+        exclude = torch.nn.utils.rnn.pad_sequence(
+            [op.exclude for op in ops], batch_first=True, padding_value=-1
         )
-        chosen: list[tuple[Tensor, Tensor]] = []
-        for one in asked:
-            device = one.user.device
-            if isinstance(one.op, RecommendOp):
-                allow = one.op.allow
-                top = best(
-                    next(scores_of_next),
-                    k=one.op.k,
-                    exclude=one.op.exclude.to(device),
-                    allow=None if allow is None else allow.to(device),
-                )
-                chosen.append((top.items, top.scores))
-            elif one.op is not None:
-                items = one.op.candidates
-                scores = self._next_item.scores_of(one.user, items)
-                chosen.append((items.to(device), scores))
-        return chosen
+        allow = ops[0].allow
+        top = self._next_item.best(
+            torch.stack([one.user for one in asked]),
+            k=max(op.k for op in ops),
+            exclude=exclude.to(device, non_blocking=True),
+            allow=None if allow is None else allow.to(device),
+        )
+        return {
+            one.request: (items[: op.k], scores[: op.k])
+            for one, op, items, scores in zip(asked, ops, top.items, top.scores, strict=True)
+        }

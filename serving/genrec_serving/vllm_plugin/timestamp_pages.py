@@ -35,9 +35,3 @@ class TimestampPages(PagedLayer):
     def times(self) -> Tensor:
         """int64 [P, S], a view of the pages."""
         return self.pages.view(torch.int64)[:, 0, :, 0]
-
-    def write(self, timestamps: Tensor, slots: Tensor) -> None:
-        """Store the times of new rows, int64 [R] each."""
-        times = self.times
-        page_size = times.shape[1]
-        times[slots // page_size, slots % page_size] = timestamps

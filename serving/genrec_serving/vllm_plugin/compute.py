@@ -1,0 +1,52 @@
+"""How the plugin computes: what vLLM's own options have no word for.
+
+vLLM itself runs in float32 whatever the model computes in: its tensors carry prompt rows, which
+are integers in disguise (see `prompt`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+
+from genrec_serving.vllm_plugin.passes import Mode
+
+#: Names of the data types of weights, hidden rows and pages.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_KEY = "genrec"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions:
+    """How passes run.
+
+    Args:
+        dtype: of weights, hidden rows, keys and values.
+        passes: see `Passes`.
+    """
+
+    dtype: torch.dtype
+    passes: Mode
+
+
+def additional_config(*, dtype: str, passes: str) -> dict[str, Any]:
+    """What to give vLLM as ``additional_config``.
+
+    Raises:
+        ValueError: no such data type or mode.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"no dtype {dtype!r}: use one of {', '.join(DTYPES)}")
+    if passes not in get_args(Mode):
+        raise ValueError(f"no mode {passes!r} of passes: use one of {', '.join(get_args(Mode))}")
+    return {_KEY: {"dtype": dtype, "passes": passes}}
+
+
+def compute_options(vllm_config: Any) -> ComputeOptions:
+    """The reverse; plain float32 where vLLM was started without."""
+    given = vllm_config.additional_config.get(_KEY, {})
+    return ComputeOptions(
+        dtype=DTYPES[given.get("dtype", "float32")], passes=given.get("passes", "plain")
+    )

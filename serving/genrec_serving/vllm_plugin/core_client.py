@@ -1,0 +1,128 @@
+"""vLLM's engine core without the front that vLLM puts before it.
+
+The front (input processor, output processor) is made for text: it checks and copies what is checked
+already, and hashes prompts by pickling them. For a short step that costs more than the model. So
+requests are built here, and their prefixes are hashed here, a page's bytes at a time; scheduling,
+pages, preemption and prefix caching stay vLLM's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from torch import Tensor
+
+from genrec_model.features.rows import UserRows
+from genrec_serving.vllm_plugin.pooler import TASK
+from genrec_serving.vllm_plugin.prompt import pack
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+
+class PrefixHasher:
+    """Hash of every whole page of a prompt, chained, so that a hash stands for all before it too.
+
+    Args:
+        page_rows: rows of a page.
+        salt: the model's version; no page of another version is ever used again.
+    """
+
+    def __init__(self, page_rows: int, salt: str) -> None:
+        self._page_rows = page_rows
+        self._seed = hashlib.sha256(salt.encode()).digest()
+
+    def __call__(self, request: Any) -> list[Any]:
+        """Hashes of the pages that a vLLM request has no hash of yet."""
+        known = len(request.block_hashes)
+        rows = np.ascontiguousarray(request.prompt_embeds.numpy()).view(np.uint8)
+        last: bytes = request.block_hashes[-1] if known else self._seed
+        hashes: list[Any] = []
+        for page in range(known, len(rows) // self._page_rows):
+            digest = hashlib.sha256(last)
+            digest.update(rows[page * self._page_rows : (page + 1) * self._page_rows].data)
+            last = digest.digest()
+            hashes.append(last)
+        return hashes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the pooler said about one request.
+
+    Args:
+        request_id: as it was given.
+        columns: see `HSTUPooler`; on the CPU.
+        cached_rows: history rows that were not computed again.
+    """
+
+    request_id: str
+    columns: Tensor
+    cached_rows: int
+
+
+class CoreClient:
+    """Adds requests to vLLM's engine core in this process, and steps it.
+
+    Args:
+        engine: as vLLM starts it.
+        salt: see `PrefixHasher`.
+    """
+
+    def __init__(self, engine: LLMEngine, salt: str) -> None:
+        from vllm import PoolingParams
+        from vllm.v1.engine import EngineCoreRequest
+
+        self._core: Any = engine.engine_core
+        self._request = EngineCoreRequest
+        self._params = PoolingParams
+        # What a version of vLLM asks for beyond what is said below, and has no default.
+        self._unused = dict.fromkeys(
+            field.name for field in msgspec.structs.fields(EngineCoreRequest) if field.required
+        )
+        page_rows = engine.vllm_config.cache_config.block_size
+        assert self._core.engine_core.request_block_hasher is not None
+        self._core.engine_core.request_block_hasher = PrefixHasher(page_rows, salt)
+
+    def add(self, request_id: str, rows: UserRows, kwargs: dict[str, Any]) -> None:
+        """Hand a request to the scheduler.
+
+        Args:
+            request_id: no other one of the moment.
+            rows: history of one user, checked by the caller.
+            kwargs: what is asked, from `pooling_request`.
+
+        Raises:
+            ValueError: the scheduler refuses it; others are not touched.
+        """
+        params = self._params(task=TASK, extra_kwargs=kwargs, skip_reading_prefix_cache=False)
+        self._core.add_request(
+            self._request(
+                **self._unused
+                | {
+                    "request_id": request_id,
+                    "prompt_embeds": pack(rows),
+                    "pooling_params": params,
+                    "arrival_time": time.time(),
+                }
+            )
+        )
+
+    def step(self) -> Iterator[Answer]:
+        """Run one step of all requests; gives those that it finished."""
+        for output in self._core.get_output().outputs:
+            if output.pooling_output is None:
+                continue
+            stats = output.prefill_stats
+            cached = 0 if stats is None else stats.num_cached_tokens
+            yield Answer(output.request_id, output.pooling_output, cached)
+
+    def close(self) -> None:
+        """End the engine core."""
+        self._core.shutdown()

@@ -1,0 +1,196 @@
+"""Rows that run through all layers against paged histories, in one pass; on a GPU as a CUDA graph.
+
+A pass launches some ten small kernels a layer. Launched one by one they take longer than they run,
+so a pass is captured once for each size and replayed: its inputs are copied into tensors that stay
+where they are, padded to the next of few sizes.
+
+Letters in shapes: R rows, B requests, M pages of the longest request, W hidden width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["plain", "padded", "graphs"]
+#: Larger passes keep the GPU busy without a graph.
+MAX_GRAPH_ROWS = 8192
+MIN_GRAPH_ROWS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassInputs:
+    """History rows of a step, or candidates.
+
+    Args:
+        items, actions: int64 [R], rows of the tables.
+        limits: int64 [R], rows of its request's pages that a row sees besides itself, which is
+            also its position.
+        timestamps: int64 [R], unix seconds.
+        slots: int64 [R], where a row's key, value and time go; negative for nowhere. None for
+            candidates, which are never written.
+        row_offsets: int32 [B + 1], first row of each request.
+        page_table: int32 [B, M].
+        max_new_rows: at least the rows of the largest request.
+        max_keys: at least the largest of `limits`.
+    """
+
+    items: Tensor
+    actions: Tensor
+    limits: Tensor
+    timestamps: Tensor
+    slots: Tensor | None
+    row_offsets: Tensor
+    page_table: Tensor
+    max_new_rows: int
+    max_keys: int
+
+
+@dataclass(frozen=True)
+class PassSize:
+    """What a captured pass was captured for."""
+
+    rows: int
+    requests: int
+    new_rows: int
+    writes: bool
+
+
+def size_of(inputs: PassInputs, max_requests: int) -> PassSize:
+    """The size that a pass is padded to."""
+    rows = max(len(inputs.items), MIN_GRAPH_ROWS)
+    power = 1 << (rows - 1).bit_length()
+    requests = 1
+    while requests < len(inputs.page_table):
+        requests *= 4
+    return PassSize(
+        # Powers of two, and halfway between them: at most a third of the rows is padding.
+        rows=power * 3 // 4 if rows <= power * 3 // 4 else power,
+        requests=min(requests, max_requests),
+        new_rows=min(1 << (inputs.max_new_rows - 1).bit_length(), power),
+        writes=inputs.slots is not None,
+    )
+
+
+class Passes:
+    """Runs passes plainly, or padded to few sizes, or as graphs of those sizes.
+
+    Args:
+        run: the layers: hidden rows [R, W] of a pass.
+        width: W.
+        dtype: of hidden rows.
+        max_requests: most requests of a pass.
+        max_pages: M.
+        max_keys: most rows of a history.
+        device: of all tensors.
+        mode: "padded" does what "graphs" does, without a GPU: for tests.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[PassInputs], Tensor],
+        *,
+        width: int,
+        dtype: torch.dtype,
+        max_requests: int,
+        max_pages: int,
+        max_keys: int,
+        device: torch.device,
+        mode: Mode,
+    ) -> None:
+        self._run = run
+        self._mode = mode
+        self._max_requests = max_requests
+        self._max_keys = max_keys
+        self._graphs: dict[PassSize, torch.cuda.CUDAGraph] = {}
+        self._pool: Any = None
+        if mode == "plain":
+            return
+        self._rows = torch.zeros(5, MAX_GRAPH_ROWS, dtype=torch.int64, device=device)
+        self._offsets = torch.zeros(max_requests + 1, dtype=torch.int32, device=device)
+        self._pages = torch.zeros(max_requests, max_pages, dtype=torch.int32, device=device)
+        self._hidden = torch.zeros(MAX_GRAPH_ROWS, width, dtype=dtype, device=device)
+
+    @property
+    def captured(self) -> int:
+        """Graphs that there are."""
+        return len(self._graphs)
+
+    @torch.inference_mode()
+    def __call__(self, inputs: PassInputs) -> Tensor:
+        """Hidden rows [R, W]. What it returns is overwritten by the next call."""
+        rows = len(inputs.items)
+        fits = rows <= MAX_GRAPH_ROWS and len(inputs.page_table) <= self._max_requests
+        if self._mode == "plain" or not fits:
+            return self._run(inputs)
+        size = size_of(inputs, self._max_requests)
+        static = self._static(size)
+        self._fill(static, inputs)
+        if self._mode == "padded":
+            self._hidden[: size.rows] = self._run(static)
+        else:
+            self._graph(size, static).replay()
+        return self._hidden[:rows]
+
+    def _static(self, size: PassSize) -> PassInputs:
+        items, actions, limits, timestamps, slots = self._rows[:, : size.rows].unbind()
+        return PassInputs(
+            items=items,
+            actions=actions,
+            limits=limits,
+            timestamps=timestamps,
+            slots=slots if size.writes else None,
+            row_offsets=self._offsets[: size.requests + 1],
+            page_table=self._pages[: size.requests],
+            max_new_rows=size.new_rows,
+            max_keys=self._max_keys,
+        )
+
+    def _fill(self, static: PassInputs, inputs: PassInputs) -> None:
+        """Copy the inputs; rows past the last belong to no request and are written nowhere."""
+        rows, requests = len(inputs.items), len(inputs.page_table)
+        for name in ("items", "actions", "limits", "timestamps"):
+            getattr(static, name)[:rows] = getattr(inputs, name)
+            getattr(static, name)[rows:] = 0
+        if static.slots is not None and inputs.slots is not None:
+            static.slots[:rows] = inputs.slots
+            static.slots[rows:] = -1
+        static.row_offsets[: requests + 1] = inputs.row_offsets
+        static.row_offsets[requests + 1 :] = rows
+        static.page_table[:requests] = inputs.page_table[:, : static.page_table.shape[1]]
+
+    def _graph(self, size: PassSize, static: PassInputs) -> torch.cuda.CUDAGraph:
+        graph = self._graphs.get(size)
+        if graph is None:
+            graph = self._capture(size, static)
+            self._graphs[size] = graph
+        return graph
+
+    def _capture(self, size: PassSize, static: PassInputs) -> torch.cuda.CUDAGraph:
+        # Kernels compile in the first run, which must not be captured. It writes what the replay
+        # writes again.
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._run(static)
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._hidden[: size.rows] = self._run(static)
+        self._pool = graph.pool()
+        logger.info(
+            "captured a pass of %d rows of %d requests%s (%d graphs)",
+            size.rows,
+            size.requests,
+            "" if size.writes else ", candidates",
+            len(self._graphs) + 1,
+        )
+        return graph
