@@ -11,10 +11,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import grpc
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from grpc import StatusCode
+from google.protobuf.message import DecodeError
+from grpc import StatusCode, aio
 from kserve.errors import (
     InferenceError,
     InvalidInput,
@@ -40,8 +42,8 @@ _KSERVE_STATUS: dict[type[Exception], int] = {
     InvalidInput: 400,
     ModelNotFound: 404,
     InferenceError: 500,
-    NotImplementedError: 501,
-    UnsupportedProtocol: 501,
+    NotImplementedError: 404,
+    UnsupportedProtocol: 404,
     ModelNotReady: 503,
     ServerNotLive: 503,
     ServerNotReady: 503,
@@ -155,3 +157,26 @@ class StatusInterceptor(ExceptionToStatusInterceptor):
             await context.abort(StatusCode.NOT_FOUND, str(ex))
         else:
             await super().handle_exception(ex, request_or_iterator, context, method_name)
+
+
+class ReadableInterceptor(aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
+    """Says what a message is that cannot be read; gRPC would call it an unknown error."""
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Called by gRPC for every call."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        def read(message: bytes) -> Any:
+            try:
+                return handler.request_deserializer(message)
+            except DecodeError:
+                return None
+
+        async def answer(request: Any, context: Any) -> Any:
+            if request is None:
+                await context.abort(StatusCode.INVALID_ARGUMENT, "the message cannot be read")
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer, read, handler.response_serializer)

@@ -32,7 +32,11 @@ from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
 from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 
 from genrec_model.errors import EngineError, RequestError
-from genrec_serving.error_responses import StatusInterceptor, add_error_handlers
+from genrec_serving.error_responses import (
+    ReadableInterceptor,
+    StatusInterceptor,
+    add_error_handlers,
+)
 from genrec_serving.predictor import RecommenderModel
 from genrec_serving.request_guard import HttpLimits, RequestGuard
 from genrec_serving.tokens import TokenInterceptor, Tokens
@@ -158,7 +162,7 @@ class GrpcServer(GRPCServer):
             EngineError: the port is taken.
         """
         self._server = aio.server(
-            interceptors=(*self._interceptors, StatusInterceptor()),
+            interceptors=(*self._interceptors, ReadableInterceptor(), StatusInterceptor()),
             options=[
                 ("grpc.max_receive_message_length", self._max_bytes),
                 ("grpc.so_reuseport", 0),  # a port that is taken is an error

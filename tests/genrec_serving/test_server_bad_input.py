@@ -416,7 +416,7 @@ def test_what_is_not_offered(http) -> None:
     assert http.post("/v1/models/tiny:explain", json={"instances": []}).status_code == 404
     assert http.get("/v1/recommend").status_code == 405
     assert http.get("/nowhere").status_code == 404
-    assert http.post("/v2/models/tiny/versions/3/infer", json=v2_body()).status_code == 501
+    assert http.post("/v2/models/tiny/versions/3/infer", json=v2_body()).status_code == 404
 
 
 def test_a_body_that_is_too_large(http) -> None:

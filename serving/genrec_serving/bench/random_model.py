@@ -31,7 +31,7 @@ _SPEC = DatasetSpec(
             description="nothing: the weights are random",
         ),
     ),
-    unlabelled={},
+    unlabelled=dict.fromkeys(("retention", "monetization"), "the weights are random"),
     exclude_seen=False,
     value_unit="none",
     licence="CC0",

@@ -16,13 +16,18 @@ class MemoryStore(HistoryStore):
     Args:
         events_per_user: most events that are kept of a user.
         max_users: most users.
+        max_events: most events of all users, some 300 bytes each.
     """
 
     name = "memory"
 
-    def __init__(self, *, events_per_user: int, max_users: int) -> None:
+    def __init__(
+        self, *, events_per_user: int, max_users: int, max_events: int = 2_000_000
+    ) -> None:
         super().__init__(events_per_user=events_per_user)
         self._max_users = max_users
+        self._max_events = max_events
+        self._num_events = 0
         self._states: OrderedDict[str, UserState] = OrderedDict()
         self._forgotten: dict[str, UserState] = {}
 
@@ -40,25 +45,31 @@ class MemoryStore(HistoryStore):
         state, result = change(self._find(user))
         if state.hides_base:
             self._forgotten[user] = UserState(state.tag, hides_base=True)
+        self._drop(user)
         if state.events:
             self._states[user] = state
-            self._states.move_to_end(user)
-        else:
-            self._states.pop(user, None)
-        while len(self._states) > self._max_users:
-            self._states.popitem(last=False)
+            self._num_events += len(state.events)
+        while len(self._states) > self._max_users or (
+            self._num_events > self._max_events and len(self._states) > 1
+        ):
+            self._drop(next(iter(self._states)))
         return result
 
     async def remove(self, user: str) -> bool:
         """As the base class says."""
         known = self._find(user) is not None
-        self._states.pop(user, None)
+        self._drop(user)
         self._forgotten.pop(user, None)
         return known
 
     async def count(self) -> int | None:
         """Users with events."""
         return len(self._states)
+
+    def _drop(self, user: str) -> None:
+        state = self._states.pop(user, None)
+        if state is not None:
+            self._num_events -= len(state.events)
 
     def _find(self, user: str) -> UserState | None:
         if user in self._states:

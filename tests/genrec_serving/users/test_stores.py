@@ -118,6 +118,21 @@ async def test_memory_drops_the_least_recent_user_but_no_mark() -> None:
     assert (state.events, state.hides_base) == ((), True)
 
 
+async def test_memory_is_bounded_by_events_of_all_users() -> None:
+    store = MemoryStore(events_per_user=LIMIT, max_users=99, max_events=10)
+    for user in "abc":
+        await store.append(user, [event(i) for i in range(4)])
+    assert await store.count() == 2
+    await store.append("b", [event(i) for i in range(5)])
+    assert await store.read("a") is None
+    await store.remove("c")
+    await store.append("d", [event(i) for i in range(5)])
+    assert await store.count() == 2
+    await store.append("e", [event(i) for i in range(50)])
+    assert await store.count() == 1  # one user may always have what a user may have
+    assert store._num_events == 50
+
+
 _KILLED = """
 import asyncio, os, sys
 from pathlib import Path
