@@ -127,6 +127,18 @@ class HotSetPolicy:
         self._fast = np.pad(self._fast, (0, more))
         self._slow = np.pad(self._slow, (0, more))
 
+    def keep(self, residents: Ints) -> None:
+        """Make these ids, and no others, the residents; counters stay.
+
+        Raises:
+            ValueError: there are more than slots.
+        """
+        if len(residents) > self.capacity:
+            raise ValueError(f"{len(residents)} ids do not fit into {self.capacity} slots")
+        self.resident[:] = False
+        self.resident[residents] = True
+        self._members = residents.copy()
+
     def warm(self, popularity: Ints) -> Plan:
         """Start from use counts of the training data; to be called before the first batch.
 

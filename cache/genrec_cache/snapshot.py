@@ -10,6 +10,7 @@ import os
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,12 @@ def save(path: Path, state: State, *, digest: str) -> None:
         state: from `HotSetPolicy.state`.
         digest: of the table.
     """
+    content: dict[str, Any] = {"format": _FORMAT, "digest": digest, **state}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, format=_FORMAT, digest=digest, **state)
+            np.savez(file, **content)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
