@@ -43,7 +43,7 @@ class AdmissionLimits:
 
     running: int = 64
     waiting: int = 512
-    wait_s: float = 2.0
+    wait_s: float = 1.0
     deadline_s: float = 10.0
 
     def __post_init__(self) -> None:
