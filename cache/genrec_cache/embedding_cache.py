@@ -106,6 +106,7 @@ class CachedTable(EmbeddingTable):
         self._retired: list[FastRows] = []
         self._set = HotSet(self.num_rows, self._policy.capacity)
         self._stats = CacheStats()
+        self._announced: Ints = np.zeros(0, np.int64)
         self._out_of_range = 0
         self._merge = False
         threaded = self._on_gpu if background is None else background
@@ -120,6 +121,11 @@ class CachedTable(EmbeddingTable):
     def width(self) -> int:
         """W."""
         return self._rows.host.width
+
+    @property
+    def capacity(self) -> int:
+        """C, at most V."""
+        return self._policy.capacity
 
     @property
     def version(self) -> int:
@@ -198,8 +204,8 @@ class CachedTable(EmbeddingTable):
         """Copy rows that lookups to come will need, before those begin.
 
         Args:
-            ids: int64, any shape: of all requests that wait. Those of an earlier call that are
-                not in this one may be driven out again.
+            ids: int64, any shape: of all requests that wait. They come first until the next call,
+                which replaces them.
 
         Raises:
             IndexError: an id is out of range.
@@ -209,7 +215,8 @@ class CachedTable(EmbeddingTable):
 
         def decide() -> None:
             with self._deciding:
-                self._carry_out(self._policy.announce(np.unique(queued)))
+                self._announced = np.unique(queued)
+                self._carry_out(self._policy.announce(self._announced))
 
         self._later(decide)
 
@@ -368,7 +375,9 @@ class CachedTable(EmbeddingTable):
                 unique=done.unique + len(unique),
                 unique_hits=done.unique_hits + int(hit.sum()),
             )
-            queued = None if ahead is None else np.unique(ahead.cpu().numpy())
+            queued = self._announced
+            if ahead is not None:
+                queued = np.union1d(queued, ahead.cpu().numpy())
             self._carry_out(self._policy.after_batch(unique, ahead=queued))
 
     def _carry_out(self, plan: Plan) -> None:

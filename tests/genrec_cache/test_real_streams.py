@@ -46,15 +46,15 @@ def stream(table: pl.DataFrame, user: str, item: str, time: str, rule: RequestRu
 # Share of the gap from LRU to the optimum that must be closed by access. Measured: 56, 48, 50 %.
 # The goal is 50 % on each; Online Retail II misses it.
 @pytest.mark.parametrize(
-    ("folder", "load", "gap"),
+    ("folder", "load", "gap", "look_ahead"),
     [
-        ("ml-1m", movielens, 0.54),
-        ("online-retail-ii", online_retail, 0.46),
-        ("kuairand-subset", kuairand, 0.48),
+        ("ml-1m", movielens, 0.54, 0.316),
+        ("online-retail-ii", online_retail, 0.46, 0.227),
+        ("kuairand-subset", kuairand, 0.48, 0.540),
     ],
 )
 def test_one_setting_serves_all_data_sets(
-    folder: str, load: Callable[[], Stream], gap: float
+    folder: str, load: Callable[[], Stream], gap: float, look_ahead: float
 ) -> None:
     if not (SHARED / folder).is_dir():
         pytest.skip(f"{folder} is not on this machine")
@@ -70,4 +70,7 @@ def test_one_setting_serves_all_data_sets(
     assert found.unique_hit_rate > counted.unique_hit_rate - 0.0025
     assert found.copies_per_batch <= counted.copies_per_batch
     ahead = batch_hits(batches, items, slots, policy="genrec-lookahead")
-    assert ahead.unique_hit_rate > found.unique_hit_rate
+    # Another implementation's figure of one batch of look-ahead, to a point.
+    assert ahead.unique_hit_rate > look_ahead - 0.01
+    whole = batch_hits(batches, items, max(map(len, batches)), policy="genrec-lookahead")
+    assert whole.unique_hit_rate > 0.95
