@@ -15,7 +15,6 @@ import typer
 
 from genrec_model.artifact import Artifact, DatasetInfo
 from genrec_model.data.spec import DatasetSpec, TaskRule, TaskSpec
-from genrec_model.export.onnx_export import export_onnx
 from genrec_model.features.split import TimeSplit
 from genrec_model.features.vocabulary import Vocabulary
 from genrec_model.hstu import HSTU, HSTUConfig
@@ -39,7 +38,15 @@ _SPEC = DatasetSpec(
 
 
 def write_random_model(
-    path: Path, *, items: int, layers: int, width: int, heads: int, max_history: int, chunk: int
+    path: Path,
+    *,
+    items: int,
+    layers: int,
+    width: int,
+    heads: int,
+    max_history: int,
+    chunk: int,
+    onnx: bool = True,
 ) -> Artifact:
     """An artifact of random weights with its ONNX graph.
 
@@ -49,6 +56,7 @@ def write_random_model(
         layers, width, heads: of HSTU; the heads share the width.
         max_history: events that the model sees.
         chunk: events in which histories are cut.
+        onnx: with its graph, which takes a large model minutes.
 
     Raises:
         ConfigError: no such model can be.
@@ -91,8 +99,11 @@ def write_random_model(
         ),
         training={},
     )
-    (path / "onnx").mkdir(exist_ok=True)
-    export_onnx(model, path / "onnx" / "model.onnx")
+    if onnx:
+        from genrec_model.export.onnx_export import export_onnx
+
+        (path / "onnx").mkdir(exist_ok=True)
+        export_onnx(model, path / "onnx" / "model.onnx")
     return artifact
 
 
