@@ -13,7 +13,7 @@
     │   └── RequestError        a prediction request is wrong (names the field)
     ├── EngineError             an inference engine could not do its work: HTTP 503
     │   ├── EngineUnavailable   the engine asked for cannot run on this machine
-    │   └── EngineRestarting    the engine died and is being started again
+    │   └── EngineRestarting    the engine is being started, the first time or again
     ├── StoreError              the store of users' events could not do its work: HTTP 503
     └── Overloaded              the server takes no more for now: HTTP 429 or 503
 
@@ -104,10 +104,10 @@ class EngineUnavailable(EngineError):
 
 
 class EngineRestarting(EngineError):
-    """The engine died and is being started again.
+    """The engine is being started, for the first time or because it died.
 
     Args:
-        message: why it died.
+        message: why.
         retry_after_s: seconds until the next try.
     """
 

@@ -30,6 +30,7 @@ from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 
 from genrec_model.errors import (
     EngineError,
+    EngineRestarting,
     EngineUnavailable,
     Overloaded,
     RequestError,
@@ -100,7 +101,8 @@ def error_answer(path: str, error: Exception) -> ErrorAnswer:
         status, field, message = error.status, "server", str(error)
         retry_after_s = error.retry_after_s
     elif isinstance(error, (EngineError, StoreError)):
-        logger.warning("%s: %s", path, error)
+        if not isinstance(error, EngineRestarting):  # said once, by the one who starts it
+            logger.warning("%s: %s", path, error)
         status, field = 503, "store" if isinstance(error, StoreError) else "engine"
         message = str(error)
         if not isinstance(error, EngineUnavailable):  # which stays so

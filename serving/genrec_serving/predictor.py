@@ -11,7 +11,7 @@ from uuid import uuid4
 import orjson
 from kserve import InferRequest, InferResponse, Model
 
-from genrec_model.errors import EngineError, RequestError
+from genrec_model.errors import EngineRestarting, RequestError
 from genrec_serving.admission import Admission
 from genrec_serving.api import make_query
 from genrec_serving.front import Front
@@ -54,14 +54,14 @@ class RecommenderModel(Model):
         """The recommender.
 
         Raises:
-            EngineError: it is not loaded yet.
+            EngineRestarting: it is not loaded yet.
         """
         return self._parts[0]
 
     @property
     def _parts(self) -> tuple[Recommender, TensorCodec]:
         if self._loaded is None:
-            raise EngineError(f"model {self.name} is still loading")
+            raise EngineRestarting(f"model {self.name} is still loading", retry_after_s=2.0)
         return self._loaded
 
     async def start_engine(self) -> None:

@@ -65,9 +65,11 @@ def reply(status: int, body: Any, **headers: str) -> httpx.Response:
 
 async def test_questions_and_answers(call) -> None:
     seen: list[tuple[str, str, Any]] = []
+    users: list[str | None] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content) if request.content else None
+        users.append(request.headers.get("x-user-id"))
         seen.append((request.method, request.url.raw_path.decode(), body))
         assert request.headers["authorization"] == "Bearer s"
         assert request.headers["x-request-timeout-ms"] == "2500"
@@ -84,6 +86,7 @@ async def test_questions_and_answers(call) -> None:
     answers = await caller("ask_all", [Query(user_id=1), Query(user_id="b", candidates=[1])])
     assert [type(part) for part in answers] == [Answer, Failed]
     await caller("close")
+    assert users == ["42", None, None]
     assert seen == [
         ("POST", "/v1/recommend", {"user_id": 42, "k": 5}),
         (
@@ -104,6 +107,7 @@ async def test_events_keep_their_ids_over_all_tries(call) -> None:
 
     def handler(request: httpx.Request) -> httpx.Response:
         bodies.append(json.loads(request.content))
+        assert request.headers["x-user-id"] == "a%2Fb%20c"
         assert request.url.raw_path == b"/v1/users/a%2Fb%20c/events"
         if len(bodies) == 1:
             raise httpx.ReadTimeout("lost")

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing.connection
+import multiprocessing.process
+import os
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -286,7 +289,16 @@ def _received(receiver: Any) -> Measured | str:
     return result
 
 
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    """No load without somebody who reads what becomes of it."""
+    parent.join()
+    os._exit(1)
+
+
 def _process(plan: LoadPlan, number: int, barrier: Barrier, result: Connection) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
         result.send(asyncio.run(_visit_all(plan, number, barrier)))
     except Exception as error:

@@ -92,7 +92,9 @@ class Client:
         while True:
             response, failure = None, None
             try:
-                response = self._http.request(what.method, what.path, content=content)
+                response = self._http.request(
+                    what.method, what.path, content=content, headers=what.headers
+                )
             except httpx.TransportError as error:
                 failure = error
             tries += 1
@@ -174,7 +176,9 @@ class AsyncClient:
         while True:
             response, failure = None, None
             try:
-                response = await self._http.request(what.method, what.path, content=content)
+                response = await self._http.request(
+                    what.method, what.path, content=content, headers=what.headers
+                )
             except httpx.TransportError as error:
                 failure = error
             tries += 1

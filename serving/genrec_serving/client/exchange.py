@@ -94,12 +94,24 @@ class Query:
 
 @dataclass(frozen=True)
 class Exchange(Generic[Reply]):
-    """One request, and the type of its answer."""
+    """One request, and the type of its answer.
+
+    Args:
+        user_id: whom it is about, where that is one user.
+    """
 
     method: str
     path: str
     reply: type[Reply]
     body: Any = None
+    user_id: ItemId | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """So that what stands in front of replicas sends a user to the same one every time."""
+        if self.user_id is None:
+            return {}
+        return {"X-User-Id": quote(str(self.user_id), safe="")}
 
     @property
     def content(self) -> bytes | None:
@@ -149,7 +161,7 @@ class _Error(msgspec.Struct):
 def ask(query: Query) -> Exchange[Answer]:
     """Recommend, or rank where there are candidates."""
     path = "/v1/recommend" if query.candidates is None else "/v1/rank"
-    return Exchange("POST", path, Answer, query.body())
+    return Exchange("POST", path, Answer, query.body(), query.user_id)
 
 
 def ask_all(queries: Sequence[Query]) -> Exchange[BatchReply]:
@@ -161,17 +173,17 @@ def ask_all(queries: Sequence[Query]) -> Exchange[BatchReply]:
 def append(user_id: ItemId, events: Sequence[Event]) -> Exchange[Appended]:
     """Keep events; the same ids for every try."""
     body = {"events": [event.with_id() for event in events]}
-    return Exchange("POST", f"{_user(user_id)}/events", Appended, body)
+    return Exchange("POST", f"{_user(user_id)}/events", Appended, body, user_id)
 
 
 def view(user_id: ItemId) -> Exchange[User]:
     """What is held of a user."""
-    return Exchange("GET", _user(user_id), User)
+    return Exchange("GET", _user(user_id), User, user_id=user_id)
 
 
 def forget(user_id: ItemId) -> Exchange[dict[str, Any]]:
     """Forget a user."""
-    return Exchange("DELETE", _user(user_id), dict[str, Any])
+    return Exchange("DELETE", _user(user_id), dict[str, Any], user_id=user_id)
 
 
 def stats() -> Exchange[dict[str, Any]]:

@@ -115,6 +115,8 @@ def serving_runtime(target: KServeTarget) -> Manifest:
             f"--http-port={HTTP_PORT}",
             f"--grpc-port={GRPC_PORT}",
             "--host=0.0.0.0",
+            "--log-format=json",
+            "--drain-s=5",
         ],
         "ports": ports,
         "resources": {"requests": dict(resources), "limits": dict(resources)},
