@@ -378,7 +378,8 @@ class CachedTable(EmbeddingTable):
             queued = self._announced
             if ahead is not None:
                 queued = np.union1d(queued, ahead.cpu().numpy())
-            self._carry_out(self._policy.after_batch(unique, ahead=queued))
+            plan = self._policy.after_batch(unique, ahead=queued if len(queued) else None)
+            self._carry_out(plan)
 
     def _carry_out(self, plan: Plan) -> None:
         slots = self._set.apply(plan)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,7 @@ class Prefetch:
         """
         self._table.check(ids)
         with self._lock:
-            self._waiting[request] = ids.detach().cpu().flatten().unique()
+            self._waiting[request] = torch.from_numpy(np.unique(ids.detach().cpu().numpy()))
             self._announce()
 
     def taken(self, requests: Iterable[Hashable]) -> None:

@@ -27,20 +27,25 @@ class RowsUnavailable(RuntimeError):
     """Rows could not be had from their source; the message names the source and some ids."""
 
 
-class RowSource(ABC):
-    """A whole table, slower than memory."""
+class SparseSource(ABC):
+    """Rows by any 64-bit id, slower than memory."""
 
-    num_rows: int
     width: int
     dtype: torch.dtype
 
     @abstractmethod
     def read(self, ids: Ints) -> Tensor:
-        """Rows [K, W] on the CPU, of ids in [0, V).
+        """Rows [K, W] on the CPU, each id once.
 
         Raises:
             RowsUnavailable: the source does not answer, or lacks a row.
         """
+
+
+class RowSource(SparseSource):
+    """A whole table: rows of all ids in [0, V)."""
+
+    num_rows: int
 
 
 class FileRows(RowSource):

@@ -8,12 +8,16 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from genrec_cache.embedding_cache import CachedTable
+from genrec_cache.hashed_cache import HashedTable
 from genrec_cache.host_memory import PinFailed
 from genrec_cache.host_rows import HostRows
+from genrec_cache.row_sources import FileRows, SparseSource
+from genrec_cache.tiers import TieredTable
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -164,3 +168,31 @@ def test_a_mapped_file_is_a_table(tmp_path: Path) -> None:
         ids = batch(seed)
         assert torch.equal(cache.lookup(ids).cpu(), rows[ids])
     cache.close()
+
+
+class ById(SparseSource):
+    """Rows worked out from their ids."""
+
+    width, dtype = 2, torch.float64
+
+    def read(self, ids: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.stack([ids, -ids], axis=1).astype(np.float64))
+
+
+def test_sparse_ids_and_tiers_on_the_device(tmp_path: Path) -> None:
+    sparse = HashedTable(ById(), 64, device=DEVICE)
+    rows = table()
+    path = tmp_path / "rows"
+    path.write_bytes(rows.view(torch.uint8).numpy().tobytes())
+    source = FileRows(path, width=WIDTH, dtype=torch.float32)
+    tiers = TieredTable(source, device_rows=ROWS // 10, host_rows=ROWS // 2, device=DEVICE)
+    for seed in range(10):
+        ids = batch(seed)
+        found = sparse.lookup(ids * 10**12)
+        assert found.device.type == tiers.lookup(ids).device.type == DEVICE
+        assert torch.equal(found.cpu(), ById().read((ids * 10**12).numpy()))
+        assert torch.equal(tiers.lookup(ids).cpu(), rows[ids])
+    assert sparse.stats.hits > 0
+    assert tiers.stats["device"].rows > 0
+    tiers.swap(source, version=1)
+    assert torch.equal(tiers.lookup(batch(1)).cpu(), rows[batch(1)])
