@@ -3,6 +3,10 @@
 A server that takes everything answers nothing in time. So a request waits only where it can be
 expected to be answered in time, and is refused at once where it cannot: with 429, which tells its
 client to slow down. One whose deadline passes all the same is given up with 503.
+
+An engine that is asked about more users at once answers more of them, up to a point, after which
+each only takes longer. That point is found while serving: there are fewer places while the engine
+takes longer than it should, and more again while it does not and somebody waits.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from genrec_serving.request_context import CONTEXT
 Refusal = Literal["queue_full", "too_slow", "expired", "cancelled"]
 #: Weight of a new request in the mean of how long one holds its places.
 _WEIGHT = 0.05
+#: Places that remain however long the engine takes.
+_FEWEST = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,8 @@ class AdmissionLimits:
         running: most users whom the engine is asked about at once.
         waiting: most users whose requests wait.
         wait_s: a request is refused where it would have to wait longer.
+        hold_s: what the engine should take for a request; while it takes longer, there are fewer
+            places than `running`.
         deadline_s: for requests that do not say how long they wait.
 
     Raises:
@@ -43,11 +51,13 @@ class AdmissionLimits:
 
     running: int = 64
     waiting: int = 512
-    wait_s: float = 1.0
+    wait_s: float = 0.5
+    hold_s: float = 0.25
     deadline_s: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.running < 1 or self.waiting < 0 or self.wait_s <= 0 or self.deadline_s <= 0:
+        times = (self.wait_s, self.hold_s, self.deadline_s)
+        if self.running < 1 or self.waiting < 0 or min(times) <= 0:
             raise ConfigError(
                 f"admission: {self} makes no sense: give at least 1 running, and times above 0"
             )
@@ -81,6 +91,7 @@ class Admission:
         self._clock = clock
         self._queue: deque[_Ticket] = deque()
         self._running = self._waiting = 0
+        self._places = float(limits.running)
         self._hold_s: float | None = None
         self._refused: Counter[str] = Counter()
         self._counts = Count(
@@ -92,6 +103,7 @@ class Admission:
         for name, text, value in (
             ("genrec_queue_users", "Users whose requests wait", lambda: self._waiting),
             ("genrec_running_users", "Users whom the engine is asked about", lambda: self._running),
+            ("genrec_places", "Users whom the engine may be asked about", lambda: self._places),
         ):
             Gauge(name, text, registry=registry).set_function(value)
 
@@ -99,6 +111,11 @@ class Admission:
     def running(self) -> int:
         """Users whom the engine is asked about now."""
         return self._running
+
+    @property
+    def places(self) -> int:
+        """Most users whom the engine is asked about at once now."""
+        return int(self._places)
 
     @property
     def waiting(self) -> int:
@@ -146,6 +163,7 @@ class Admission:
         """For `/v1/stats`."""
         return {
             "limits": vars(self._limits),
+            "places": self.places,
             "running": self._running,
             "waiting": self._waiting,
             "mean_ms": None if self._hold_s is None else round(self._hold_s * 1e3, 3),
@@ -179,7 +197,7 @@ class Admission:
             raise
 
     def _fits(self, users: int) -> bool:
-        return self._running == 0 or self._running + users <= self._limits.running
+        return self._running == 0 or self._running + users <= self.places
 
     def _leave(self, users: int) -> None:
         self._running -= users
@@ -194,13 +212,21 @@ class Admission:
                 ticket.place.set_result(None)
 
     def _learn(self, seconds: float) -> None:
+        """A request held its places for that long.
+
+        As many requests as there are places take a tenth of these away, or add one.
+        """
+        if seconds > self._limits.hold_s:
+            self._places = max(self._places - 0.1, min(_FEWEST, self._limits.running))
+        elif self._queue:
+            self._places = min(self._places + 1 / self._places, self._limits.running)
         if self._hold_s is None:
             self._hold_s = seconds
         self._hold_s += _WEIGHT * (seconds - self._hold_s)
 
     def _expected_wait(self, users: int) -> float:
         """Seconds until as many users had their turn; 0 before the first was answered."""
-        return (self._hold_s or 0.0) * users / self._limits.running
+        return (self._hold_s or 0.0) * users / self.places
 
     def _refuse(self, reason: Refusal, why: str) -> None:
         self._count(reason)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
+import uvloop
 from fastapi import APIRouter, FastAPI
 from grpc import aio
 from kserve import ModelServer
@@ -268,7 +269,8 @@ class RecommenderServer(ModelServer):
             GenrecError: the model cannot be loaded, or a port is taken.
         """
         self.register_model(model)
-        asyncio.run(self._run(model))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._run(model))
 
     async def _run(self, model: RecommenderModel) -> None:
         stop = asyncio.Event()

@@ -60,7 +60,7 @@ class ServerOptions:
         threads: CPU threads of an engine.
         downloads: where artifacts of the registry are put; under the project's home where None.
         open_repository: whether anybody may load and unload models.
-        max_running, max_waiting, max_wait_s, deadline_s: see `AdmissionLimits`.
+        max_running, max_waiting, max_wait_s, target_s, deadline_s: see `AdmissionLimits`.
         max_body_mb: of a request, MiB.
         token_file: see `Tokens`; the setting of that name where None, and no token where that is
             not set either.
@@ -88,7 +88,8 @@ class ServerOptions:
     open_repository: bool = False
     max_running: int = 64
     max_waiting: int = 512
-    max_wait_s: float = 1.0
+    max_wait_s: float = 0.5
+    target_s: float = 0.25
     deadline_s: float = 10.0
     max_body_mb: int = 32
     token_file: Path | None = None
@@ -226,6 +227,7 @@ def run_server(options: ServerOptions) -> None:
         running=options.max_running,
         waiting=options.max_waiting,
         wait_s=options.max_wait_s,
+        hold_s=options.target_s,
         deadline_s=options.deadline_s,
     )
     token_file = options.token_file or settings().token_file
@@ -310,7 +312,10 @@ def main(
     max_waiting: Annotated[int, typer.Option(min=0, help="most users that wait")] = 512,
     max_wait_s: Annotated[
         float, typer.Option(help="refuse a request that would wait longer, seconds")
-    ] = 1.0,
+    ] = 0.5,
+    target_s: Annotated[
+        float, typer.Option(help="ask the engine less at once while it takes longer, seconds")
+    ] = 0.25,
     deadline_s: Annotated[
         float, typer.Option(help="of requests without X-Request-Timeout-Ms, seconds")
     ] = 10.0,
@@ -348,6 +353,7 @@ def main(
         max_running=max_running,
         max_waiting=max_waiting,
         max_wait_s=max_wait_s,
+        target_s=target_s,
         deadline_s=deadline_s,
         max_body_mb=max_body_mb,
         token_file=token_file,

@@ -97,7 +97,7 @@ async def test_no_queue_at_all() -> None:
 
 
 async def test_who_would_wait_too_long_is_refused_before_the_queue_is_full() -> None:
-    desk = Desk(running=2, waiting=100, wait_s=1.0)
+    desk = Desk(running=2, waiting=100, wait_s=1.0, hold_s=9)
     task, done = await desk.come("a")
     desk.clock.now = 0.8  # that is how long one holds its place
     done.set()
@@ -114,7 +114,7 @@ async def test_who_would_wait_too_long_is_refused_before_the_queue_is_full() -> 
 
 
 async def test_a_client_in_a_hurry_is_refused_earlier() -> None:
-    desk = Desk(running=1, waiting=100, wait_s=1.0)
+    desk = Desk(running=1, waiting=100, wait_s=1.0, hold_s=9)
     task, done = await desk.come("a")
     desk.clock.now = 0.8
     done.set()
@@ -125,6 +125,31 @@ async def test_a_client_in_a_hurry_is_refused_earlier() -> None:
     with pytest.raises(Overloaded, match=r"about 0\.8 s"):
         await refused
     end.set()
+
+
+async def test_a_slow_engine_is_asked_less_and_a_fast_one_more() -> None:
+    desk = Desk(running=8, hold_s=0.25)
+
+    async def round_of(seconds: float, visitors: int) -> None:
+        stays = [await desk.come(str(i)) for i in range(visitors)]
+        desk.clock.now += seconds
+        for task, done in stays:
+            done.set()
+            await task
+
+    assert desk.admission.places == 8
+    for _ in range(3):
+        await round_of(0.3, visitors=8)
+    assert desk.admission.places == 5  # a tenth of a place for each of 24 requests
+    await round_of(0.1, visitors=1)
+    assert desk.admission.places == 5  # it is fast, but nobody waits
+    for _ in range(9):
+        await round_of(0.0, visitors=9)
+    assert desk.admission.places == 8
+    for _ in range(99):
+        await round_of(1.0, visitors=1)
+    assert desk.admission.places == 2
+    assert desk.registry.get_sample_value("genrec_places") == 2
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -217,7 +242,7 @@ async def test_places_are_given_back_by_failures() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [{"running": 0}, {"waiting": -1}, {"wait_s": 0}, {"deadline_s": -1}]
+    "limits", [{"running": 0}, {"waiting": -1}, {"wait_s": 0}, {"hold_s": 0}, {"deadline_s": -1}]
 )
 def test_limits(limits) -> None:
     with pytest.raises(ConfigError, match="makes no sense"):
