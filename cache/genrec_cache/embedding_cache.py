@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -199,6 +201,29 @@ class CachedTable(EmbeddingTable):
         Rows of ids out of range are NaN, are counted, and are named in the log later.
         """
         return self._look_up(ids, None)[0]
+
+    @contextmanager
+    def in_use(self, ids: Tensor) -> Iterator[None]:
+        """A block in which `launch` may be called, or a CUDA graph replayed that was captured so.
+
+        Args:
+            ids: that are looked up in the block, for the policy.
+        """
+        with self._lock:
+            rows = self._rows
+            rows.begin()
+            try:
+                yield
+            finally:
+                rows.end()
+        self._note(ids.detach().flatten(), None)
+
+    def launch(self, ids: Tensor) -> Tensor:
+        """Rows [N, W] of ids int64 [N] on the device, as `gather` gives them, inside `in_use`.
+
+        A graph that captured it holds good until the next `swap`.
+        """
+        return self._rows.launch(ids)
 
     def announce(self, ids: Tensor) -> None:
         """Copy rows that lookups to come will need, before those begin.

@@ -94,9 +94,20 @@ class FastRows:
 
     def gather(self, ids: Tensor, *, merge_repeats: bool = False) -> Tensor:
         """Rows [N, W] of ids int64 [N] on the device; NaN for ids out of range."""
+        self.begin()
+        rows = self.launch(ids, merge_repeats=merge_repeats)
+        self.end()
+        return rows
+
+    def begin(self) -> None:
+        """Before launches on the current stream: changes of `slot_of` come first."""
         self._enter_copied()
-        self._follow(torch.cuda.current_stream(self.device) if self._on_gpu else None)
-        rows = cached_rows(
+        if self._on_gpu:
+            self._follow(torch.cuda.current_stream(self.device))
+
+    def launch(self, ids: Tensor, *, merge_repeats: bool = False) -> Tensor:
+        """The kernel of `gather` alone, between `begin` and `end`; it may be captured."""
+        return cached_rows(
             *(ids, self._slot_of),
             fast=self._fast,
             host=self.host.stored,
@@ -105,8 +116,11 @@ class FastRows:
             merge_repeats=merge_repeats,
             backend=self._backend,
         )
-        self._mark(torch.cuda.current_stream(self.device) if self._on_gpu else None)
-        return rows
+
+    def end(self) -> None:
+        """After launches: changes of `slot_of` wait for them."""
+        if self._on_gpu:
+            self._mark(torch.cuda.current_stream(self.device))
 
     def replace(self, evict: Ints, admit: Ints, slots: Ints) -> None:
         """Carry a plan out: `slots` [K] are those of `admit`, free or of `evict` until now.
@@ -189,11 +203,10 @@ class FastRows:
     def _moved(self, numbers: Ints) -> Tensor:
         return torch.from_numpy(numbers).pin_memory().to(self.device, non_blocking=True)
 
-    def _follow(self, stream: torch.cuda.Stream | None) -> None:
+    def _follow(self, stream: torch.cuda.Stream) -> None:
         """Let a stream wait for the last use of `slot_of`."""
-        if stream is not None and self._last is not None:
+        if self._last is not None:
             self._last.hold(stream)
 
-    def _mark(self, stream: torch.cuda.Stream | None) -> None:
-        if stream is not None:
-            self._last = Fence(stream)
+    def _mark(self, stream: torch.cuda.Stream) -> None:
+        self._last = Fence(stream)

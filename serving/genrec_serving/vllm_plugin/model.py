@@ -7,6 +7,7 @@ request, T tasks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +23,7 @@ from genrec_model.hstu.layer import HSTULayer
 from genrec_serving.next_item import NextItem
 from genrec_serving.vllm_plugin.attention_backend import PagedHSTUAttention, PageMetadata
 from genrec_serving.vllm_plugin.compute import compute_options
+from genrec_serving.vllm_plugin.item_rows import CachedItems, cache_items, item_cache_options
 from genrec_serving.vllm_plugin.passes import Passes, PassInputs
 from genrec_serving.vllm_plugin.pooler import Candidates, HSTUPooler
 from genrec_serving.vllm_plugin.prompt import ROW_WIDTH, unpack
@@ -65,6 +67,9 @@ class GenrecHSTU(nn.Module):
         self._paged: dict[HSTULayer, PagedHSTUAttention] = dict(
             zip(self.hstu.layers, self.attention, strict=True)  # type: ignore[arg-type]
         )
+        self._item_cache = item_cache_options(vllm_config)
+        #: Where the item table is too large for the GPU; made when the weights are loaded.
+        self.cached_items: CachedItems | None = None
         self._max_requests = vllm_config.scheduler_config.max_num_seqs
         #: Pages of the requests of the step that is running, for the candidates that follow.
         self._page_table: Tensor | None = None
@@ -99,7 +104,7 @@ class GenrecHSTU(nn.Module):
             return hidden_RW
         n = metadata.num_rows
         rows = unpack(inputs_embeds[:n])
-        hidden_RW[:n] = self._passes(
+        hidden_RW[:n] = self._pass(
             # Whoever builds the prompt has checked the ids; in a dry run they are noise.
             PassInputs(
                 items=rows.items.clamp(0, self.config.num_items - 1),
@@ -115,6 +120,12 @@ class GenrecHSTU(nn.Module):
         )
         return hidden_RW
 
+    def _pass(self, inputs: PassInputs) -> Tensor:
+        """Hidden rows [R, W], which the next pass overwrites."""
+        items = self.cached_items
+        with nullcontext() if items is None else items.pass_over(inputs.items):
+            return self._passes(inputs)
+
     @cached_property
     def _passes(self) -> Passes:
         """Made at the first pass, when the pages are there."""
@@ -126,7 +137,7 @@ class GenrecHSTU(nn.Module):
             max_requests=self._max_requests,
             max_pages=self._page_table.shape[1],
             max_keys=self.config.max_rows,
-            device=self.hstu.device,
+            device=self._page_table.device,
             mode=self.compute.passes,
         )
 
@@ -160,7 +171,8 @@ class GenrecHSTU(nn.Module):
         return metadata
 
     def _next_item(self) -> NextItem:
-        return NextItem(self.hstu.catalogue_embedding(), self.config.temperature)
+        catalogue = self.hstu.catalogue_embedding().to(self.timestamps.times.device)
+        return NextItem(catalogue, self.config.temperature)
 
     def _task_logits(self, candidates: Sequence[Candidates]) -> list[Tensor]:
         """[C, T] of each request."""
@@ -197,7 +209,7 @@ class GenrecHSTU(nn.Module):
         )
         limits_R = known[1][rows_of]
         offsets = torch.cat([known.new_zeros(1), known[3]]).int()
-        hidden_RW = self._passes(
+        hidden_RW = self._pass(
             PassInputs(
                 items=items_R,
                 actions=torch.full_like(items_R, NO_ACTION),
@@ -227,4 +239,5 @@ class GenrecHSTU(nn.Module):
                 raise ValueError(f"model.safetensors has {name}, which the model lacks")
             parameters[name].data.copy_(value)
             loaded.add(f"hstu.{name}")
+        self.cached_items = cache_items(self.hstu, self._item_cache)
         return loaded
