@@ -99,6 +99,8 @@ def describe(recommender: Recommender) -> dict[str, Any]:
             "unlabelled_tasks": dict(spec.unlabelled),
             "exclude_seen": spec.exclude_seen,
             "max_history": config.max_history,
+            "layers": config.num_layers,
+            "width": config.hidden_size,
         },
         "strategies": recommender.strategies.describe(),
         "limits": {

@@ -49,6 +49,7 @@ class Measured:
         history_events, cached_events: of all answers.
         seconds: from the start until the last answer.
         memory_mb: of the server, sampled; empty where its process was not named.
+        model: how large it is, in words.
     """
 
     visit_s: list[float] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Measured:
     cached_events: int = 0
     seconds: float = 0.0
     memory_mb: list[float] = field(default_factory=list)
+    model: str = ""
 
     @property
     def rate(self) -> float:
@@ -88,6 +90,7 @@ class Measured:
         self.history_events += other.history_events
         self.cached_events += other.cached_events
         self.seconds = max(self.seconds, other.seconds)
+        self.model = self.model or other.model
 
 
 class _Answer(msgspec.Struct):
@@ -139,7 +142,7 @@ class Visitors:
                 await self._visit(user, time.perf_counter(), new_events=0)
             if self.measured.outcomes["ok"] != len(self._users):
                 raise EngineError(f"load: first visits failed: {dict(self.measured.outcomes)}")
-        self.measured = Measured()
+        self.measured = Measured(model=_in_words(stats["model"]))
 
     async def run(self) -> None:
         """Visit as the plan says, and wait for the last answer."""
@@ -279,6 +282,14 @@ def measure_load(plan: LoadPlan, *, server_pid: int | None = None) -> Measured:
         # The one that failed says why; those that waited for it do not.
         raise EngineError(max(failures, key=len))
     return total
+
+
+def _in_words(model: dict[str, Any]) -> str:
+    """A model as `/v1/stats` describes it."""
+    return (
+        f"{model['dataset']}: {model['layers']} layers, {model['width']} wide, "
+        f"{model['items']} items, {model['max_history']} events"
+    )
 
 
 def _received(receiver: Any) -> Measured | str:

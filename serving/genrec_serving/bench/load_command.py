@@ -24,6 +24,7 @@ def load_record(plan: LoadPlan, measured: Measured, *, machine: str, backend: st
     offered = f"{plan.rate:g}/s offered" if plan.rate is not None else f"{plan.concurrency} at once"
     share = measured.cached_events / max(measured.history_events, 1)
     notes = [
+        measured.model,
         offered,
         f"{plan.seconds:g} s",
         f"{plan.users} users, Zipf {plan.zipf:g}",

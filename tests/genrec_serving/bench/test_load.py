@@ -30,6 +30,7 @@ def measured(*visits_ms: float, **outcomes: int) -> Measured:
         history_events=200,
         cached_events=150,
         seconds=2.0,
+        model="tiny: 2 layers",
         memory_mb=[100.0] * 8 + [110.0] * 4,
     )
 
@@ -40,7 +41,13 @@ def test_a_record_says_all() -> None:
     assert (total.rate, total.refused, total.errors) == (2.0, 3, 1)
     row = load_record(PLAN, total, machine="CPU", backend="vllm")
     assert (row.case, row.p50_ms, row.rate) == ("load-recommend10-open", 2.5, 2.0)
-    for part in ("100/s offered", "3 refused", "1 errors", "75.0 % of the events cached"):
+    for part in (
+        "tiny: 2 layers",
+        "100/s offered",
+        "3 refused",
+        "1 errors",
+        "75.0 % of the events cached",
+    ):
         assert part in row.note
     closed = replace(PLAN, rate=None, concurrency=32, candidates=100)
     row = load_record(closed, measured(1), machine="CPU", backend="vllm")
@@ -58,11 +65,12 @@ def test_the_curve_is_drawn_from_records(tmp_path: Path) -> None:
     records = tmp_path / "records.csv"
     with pytest.raises(DataError, match="no records"):
         curves(records)
-    for ms in (3, 1, 2):
-        append(records, [load_record(PLAN, measured(*[ms] * ms), machine="CPU", backend="vllm")])
+    for rate in (30.0, 10.0, 20.5):
+        row = load_record(replace(PLAN, rate=rate), measured(5), machine="CPU", backend="vllm")
+        append(records, [row])
     append(records, [replace(load_record(PLAN, measured(9), machine="C", backend="v"), case="x")])
     rows = curves(records)
-    assert rows["rate"].to_list() == [0.5, 1.0, 1.5]
+    assert rows["offered"].to_list() == [10.0, 20.5, 30.0]
     for kind in ("svg", "png"):
         write_plot(records, tmp_path / f"curve.{kind}")
         assert (tmp_path / f"curve.{kind}").stat().st_size > 5000
@@ -97,6 +105,7 @@ def test_the_real_server(server, tmp_path) -> None:
     assert (row["case"], row["unit"]) == ("load-recommend10-open", "visits/s")
     assert "0 errors" in row["note"]
     assert "append p50" in row["note"]
+    assert row["note"].startswith("tiny: 2 layers, 32 wide, 50 items, 47 events")
     assert plot.exists()
     row = run("--concurrency", "3", "--candidates", "5", "--state", "request", "--no-warm")
     assert row["case"] == "load-rank5-c3"
