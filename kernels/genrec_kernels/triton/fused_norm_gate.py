@@ -17,7 +17,7 @@ ELEMENTS = 2048
 BACKWARD_PROGRAMS = 1056
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _forward(
     x_ptr, u_ptr, weight_ptr, bias_ptr, out_ptr, mean_ptr, rstd_ptr,
     num_rows, x_row, u_row, eps,
@@ -45,7 +45,7 @@ def _forward(
     tl.store(rstd_ptr + row_R, rstd_R, mask=row_R < num_rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _backward(
     grad_ptr, x_ptr, u_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr,
     grad_x_ptr, grad_u_ptr, grad_weight_ptr, grad_bias_ptr,

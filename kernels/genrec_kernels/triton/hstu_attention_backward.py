@@ -29,7 +29,7 @@ from genrec_kernels.triton.hstu_tile import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_sequence_heads", "num_row_tiles", "group", "num_blocks"])
 def hstu_attention_backward_q(
     q_ptr,
     k_ptr,
@@ -158,7 +158,7 @@ def hstu_attention_backward_q(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_sequence_heads", "num_key_tiles", "group", "num_blocks"])
 def hstu_attention_backward_kv(
     q_ptr,
     k_ptr,

@@ -27,7 +27,7 @@ from genrec_kernels.triton.hstu_tile import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_sequence_heads", "num_row_tiles", "group", "num_blocks"])
 def hstu_attention_forward(
     q_ptr,
     k_ptr,

@@ -37,7 +37,7 @@ class ProductTile:
     stages: int
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_programs"])
 def _linear_silu(
     x_tiles, w_tiles, bias_ptr, out_tiles, num_rows, num_columns, width, num_programs, group,
     R: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FAST: tl.constexpr,

@@ -14,7 +14,7 @@ from torch import Tensor
 ELEMENTS = 2048
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _write(
     k_ptr, v_ptr, slots_ptr, times_ptr, kv_ptr, page_times_ptr, num_rows,
     k_row, k_head, v_row, v_head, kv_page, kv_head, kv_row, times_page, times_row,

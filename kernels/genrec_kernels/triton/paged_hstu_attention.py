@@ -4,7 +4,8 @@ One program takes a tile of query rows of one request, one head, and one of seve
 of the request's keys. There is no softmax, so the parts' results simply add: with one part a
 program writes its rows; with more it writes float32 partial rows that `_sum_splits` adds, always
 in the same order. Nothing here reads a length on the host, so a CUDA graph can be replayed for
-other lengths.
+other lengths. Arguments that differ from batch to batch are not specialised (`do_not_specialize`,
+here and in the other kernels): Triton would compile again for a 1 or a multiple of 16.
 
 Letters in shapes: T query rows of a tile, L keys of a tile, D head width (padded to a power of 2),
 R new rows, B requests, H heads, S rows a page.
@@ -189,7 +190,7 @@ def _add_keys(
     return acc_TD
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_requests", "tiles_per_request", "num_splits"])
 def _attend(
     q_ptr, k_ptr, v_ptr, kv_ptr, kv_desc, page_times_ptr, table_ptr, row_offsets_ptr, limits_ptr,
     row_times_ptr, position_ptr, time_table_ptr, bound_ptr, half_rows_ptr, out_ptr,
@@ -325,7 +326,7 @@ def _attend(
     tl.store(out_ptr_TD, result_TD, mask=wanted_TD)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits"])
 def _sum_splits(
     partial_ptr, out_ptr, count, num_splits,
     BLOCK: tl.constexpr, BLOCK_SPLITS: tl.constexpr, PDL: tl.constexpr,

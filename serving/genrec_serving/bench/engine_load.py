@@ -86,6 +86,8 @@ class Users:
         self._preset = preset
         self._random = np.random.default_rng(0)
         self._histories = [self._new(preset.max_history * 3 // 4) for _ in range(count)]
+        # Drawn beforehand: a draw takes as long as a request.
+        self._lists = [self._draw() for _ in range(256)]
 
     def _new(self, events: int) -> IndexedHistory:
         gaps = np.exp(self._random.random(events) * 11).astype(np.int64)
@@ -112,6 +114,9 @@ class Users:
 
     def candidates(self) -> npt.NDArray[np.int64]:
         """What a request ranks: no item twice."""
+        return self._lists[int(self._random.integers(len(self._lists)))]
+
+    def _draw(self) -> npt.NDArray[np.int64]:
         ids = self._random.choice(
             self._config.num_items - NUM_RESERVED, self._preset.candidates, replace=False
         )

@@ -128,9 +128,9 @@ class GenrecHSTU(nn.Module):
 
     @cached_property
     def _passes(self) -> Passes:
-        """Made at the first pass, when the pages are there."""
+        """Made at the first pass, when the pages are there; a server's first request is its own."""
         assert self._page_table is not None
-        return Passes(
+        passes = Passes(
             self._run,
             width=self.config.hidden_size,
             dtype=self.compute.dtype,
@@ -140,6 +140,8 @@ class GenrecHSTU(nn.Module):
             device=self._page_table.device,
             mode=self.compute.passes,
         )
+        passes.warm_up()
+        return passes
 
     def _run(self, inputs: PassInputs) -> Tensor:
         """Hidden rows [R, W] of one pass; those with slots leave their keys and values there."""

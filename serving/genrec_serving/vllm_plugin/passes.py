@@ -10,6 +10,7 @@ Letters in shapes: R rows, B requests, M pages of the longest request, W hidden 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +24,8 @@ Mode = Literal["plain", "padded", "graphs"]
 #: Larger passes keep the GPU busy without a graph.
 MAX_GRAPH_ROWS = 8192
 MIN_GRAPH_ROWS = 32
+#: New rows of a request for which attention takes smaller tiles.
+FEW_ROWS = (16, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +70,42 @@ def size_of(inputs: PassInputs, max_requests: int) -> PassSize:
     """The size that a pass is padded to."""
     rows = max(len(inputs.items), MIN_GRAPH_ROWS)
     power = 1 << (rows - 1).bit_length()
+    # Powers of two, and halfway between them: at most a third of the rows is padding.
+    rows = power * 3 // 4 if rows <= power * 3 // 4 else power
     requests = 1
     while requests < len(inputs.page_table):
         requests *= 4
     return PassSize(
-        # Powers of two, and halfway between them: at most a third of the rows is padding.
-        rows=power * 3 // 4 if rows <= power * 3 // 4 else power,
+        rows=rows,
         requests=min(requests, max_requests),
-        new_rows=min(1 << (inputs.max_new_rows - 1).bit_length(), power),
+        # All that attention makes of it is whether a request has few rows.
+        new_rows=next((few for few in FEW_ROWS if inputs.max_new_rows <= few), rows),
         writes=inputs.slots is not None,
     )
+
+
+def usual_sizes(max_requests: int) -> list[PassSize]:
+    """Sizes that are captured before the first request: a few returning users up to as many as
+    fit, each with some new rows or a list of candidates, and new users.
+    """
+    requests = 1
+    sizes = []
+    while True:
+        returning = max(16 * requests, MIN_GRAPH_ROWS)
+        sizes.append(PassSize(min(returning, MAX_GRAPH_ROWS), requests, 16, writes=True))
+        ranked = min(128 * requests, MAX_GRAPH_ROWS)
+        sizes.append(PassSize(ranked, requests, ranked, writes=False))
+        sizes.append(
+            PassSize(
+                min(2048 * requests, MAX_GRAPH_ROWS),
+                requests,
+                min(2048 * requests, MAX_GRAPH_ROWS),
+                writes=True,
+            )
+        )
+        if requests == max_requests:
+            return list(dict.fromkeys(sizes))
+        requests = min(4 * requests, max_requests)
 
 
 class Passes:
@@ -139,6 +168,26 @@ class Passes:
             self._graph(size, static).replay()
         return self._hidden[:rows]
 
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Capture the usual sizes, so that no request waits for it; nothing is written."""
+        if self._mode == "plain":
+            return
+        begin = time.perf_counter()
+        self._rows.zero_()
+        self._rows[4] = -1  # slots: nowhere
+        self._offsets.zero_()
+        self._pages.zero_()
+        for size in usual_sizes(self._max_requests):
+            static = self._static(size)
+            if self._mode == "graphs":
+                self._graph(size, static)
+            else:
+                self._run(static)
+        logger.info(
+            "%d graphs of passes captured in %.1f s", self.captured, time.perf_counter() - begin
+        )
+
     def _static(self, size: PassSize) -> PassInputs:
         items, actions, limits, timestamps, slots = self._rows[:, : size.rows].unbind()
         return PassInputs(
@@ -186,7 +235,7 @@ class Passes:
         with torch.cuda.graph(graph, pool=self._pool):
             self._hidden[: size.rows] = self._run(static)
         self._pool = graph.pool()
-        logger.info(
+        logger.debug(
             "captured a pass of %d rows of %d requests%s (%d graphs)",
             size.rows,
             size.requests,
