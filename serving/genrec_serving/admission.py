@@ -29,8 +29,9 @@ from genrec_serving.request_context import CONTEXT
 Refusal = Literal["queue_full", "too_slow", "expired", "cancelled"]
 #: Weight of a new request in the mean of how long one holds its places.
 _WEIGHT = 0.05
-#: Places that remain however long the engine takes.
-_FEWEST = 2
+#: Places that remain however long the engine takes: with fewer, it answers fewer users a second,
+#: and what takes long may be something else, which fewer places do not mend.
+_FEWEST = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +52,8 @@ class AdmissionLimits:
 
     running: int = 64
     waiting: int = 512
-    wait_s: float = 0.5
-    hold_s: float = 0.25
+    wait_s: float = 1.0
+    hold_s: float = 0.5
     deadline_s: float = 10.0
 
     def __post_init__(self) -> None:

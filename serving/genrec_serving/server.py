@@ -88,8 +88,8 @@ class ServerOptions:
     open_repository: bool = False
     max_running: int = 64
     max_waiting: int = 512
-    max_wait_s: float = 0.5
-    target_s: float = 0.25
+    max_wait_s: float = 1.0
+    target_s: float = 0.5
     deadline_s: float = 10.0
     max_body_mb: int = 32
     token_file: Path | None = None
@@ -312,10 +312,10 @@ def main(
     max_waiting: Annotated[int, typer.Option(min=0, help="most users that wait")] = 512,
     max_wait_s: Annotated[
         float, typer.Option(help="refuse a request that would wait longer, seconds")
-    ] = 0.5,
+    ] = 1.0,
     target_s: Annotated[
         float, typer.Option(help="ask the engine less at once while it takes longer, seconds")
-    ] = 0.25,
+    ] = 0.5,
     deadline_s: Annotated[
         float, typer.Option(help="of requests without X-Request-Timeout-Ms, seconds")
     ] = 10.0,

@@ -1,5 +1,6 @@
 """Starting, failing to start, and stopping a server process."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -16,6 +17,8 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 
 from genrec_model.errors import EngineError
 from genrec_serving.local_server import LocalModelServer
+from genrec_serving.users.events import UserState
+from genrec_serving.users.sqlite_store import SqliteStore
 
 pytestmark = pytest.mark.slow
 
@@ -78,11 +81,14 @@ def test_a_server_stops_gracefully(served_artifact, tmp_path) -> None:
     assert "Traceback" not in (tmp_path / "server.log").read_text()
 
 
-def test_a_server_with_tokens_that_drains(served_artifact, tmp_path) -> None:
+def test_a_server_with_tokens_and_a_store_that_drains_and_is_killed(
+    served_artifact, tmp_path
+) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("secret-7\n")
     log = tmp_path / "server.log"
     options = ["--token-file", str(tokens), "--drain-s", "600", "--log-format", "json"]
+    options += ["--user-store", f"sqlite:{tmp_path}/users.db"]
     shown = {"Authorization": "Bearer secret-7"}
     with LocalModelServer(
         served_artifact.path, log=log, strategy="torch", timeout_s=60, options=options
@@ -94,6 +100,10 @@ def test_a_server_with_tokens_that_drains(served_artifact, tmp_path) -> None:
 
         assert recommend({}) == 401
         assert recommend(shown) == 200
+        event = {"event_id": "a", "item_id": 1000, "action": "view", "timestamp": 5}
+        url = f"{server.base_url}/v1/users/9/events"
+        appended = httpx.post(url, json={"events": [event]}, headers=shown)
+        assert appended.json()["accepted"] == 1
         with grpc.insecure_channel(server.grpc_url) as channel:
             stub = GRPCInferenceServiceStub(channel)
             assert stub.ServerReady(ServerReadyRequest(), timeout=30).ready
@@ -115,3 +125,14 @@ def test_a_server_with_tokens_that_drains(served_artifact, tmp_path) -> None:
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert any("model genrec is ready" in line["message"] for line in lines)
     assert "secret-7" not in log.read_text()
+
+    async def kept() -> UserState | None:
+        store = SqliteStore(tmp_path / "users.db", events_per_user=512)
+        try:
+            return await store.read("9")
+        finally:
+            await store.close()
+
+    state = asyncio.run(kept())
+    assert state is not None
+    assert [event.event_id for event in state.events] == ["a"]

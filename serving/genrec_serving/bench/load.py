@@ -35,6 +35,9 @@ _APPEND = 1000
 _PREPARE_S = 600.0
 _DAY_S = 86_400
 _SAMPLE_S = 0.5
+_REFUSED = ("429", "503")
+#: The shortest time that the server asks for (`Retry-After`).
+_REFUSED_S = 1.0
 
 
 @dataclass(kw_only=True)
@@ -70,7 +73,7 @@ class Measured:
     @property
     def refused(self) -> int:
         """Visits that the server refused: 429 and 503."""
-        return self.outcomes["429"] + self.outcomes["503"]
+        return sum(self.outcomes[status] for status in _REFUSED)
 
     @property
     def errors(self) -> int:
@@ -155,7 +158,7 @@ class Visitors:
         self.measured.seconds = time.perf_counter() - began
 
     async def _open_loop(self, began: float, rate: float) -> None:
-        open_visits: set[asyncio.Task[None]] = set()
+        open_visits: set[asyncio.Task[str]] = set()
         for due in arrivals(self._rng, rate=rate, seconds=self._plan.seconds).tolist():
             user = self._pick()
             await asyncio.sleep(max(began + due - time.perf_counter(), 0))
@@ -169,13 +172,14 @@ class Visitors:
 
     async def _closed_loop(self, began: float) -> None:
         while (due := time.perf_counter()) < began + self._plan.seconds:
-            await self._visit(self._pick(), due, self._plan.new_events)
+            if await self._visit(self._pick(), due, self._plan.new_events) in _REFUSED:
+                await asyncio.sleep(_REFUSED_S)
 
     def _pick(self) -> SyntheticUser:
         place = int(np.searchsorted(self._shares, self._rng.random()))
         return self._users[min(place, len(self._users) - 1)]
 
-    async def _visit(self, user: SyntheticUser, due: float, new_events: int) -> None:
+    async def _visit(self, user: SyntheticUser, due: float, new_events: int) -> str:
         measured = self.measured
         try:
             status = await self._try_visit(user, due, new_events, measured)
@@ -184,6 +188,7 @@ class Visitors:
         except aiohttp.ClientError as error:
             status = type(error).__name__
         measured.outcomes[status] += 1
+        return status
 
     async def _try_visit(
         self, user: SyntheticUser, due: float, new_events: int, measured: Measured

@@ -32,7 +32,7 @@ def load_record(plan: LoadPlan, measured: Measured, *, machine: str, backend: st
         "histories kept by the server" if plan.state == "server" else "histories in the requests",
         f"p99 {measured.percentile_ms(99):.1f} ms",
         f"{measured.refused} refused",
-        f"{measured.errors} errors",
+        f"{measured.errors} errors" + _kinds(measured),
         f"{100 * share:.1f} % of the events cached",
     ]
     if measured.append_s:
@@ -56,6 +56,13 @@ def load_record(plan: LoadPlan, measured: Measured, *, machine: str, backend: st
         gpu=machine,
         note=", ".join(notes),
     )
+
+
+def _kinds(measured: Measured) -> str:
+    """What went wrong, by HTTP status or kind of failure."""
+    fine = {"ok", "429", "503"}
+    kinds = [f"{n} {kind}" for kind, n in measured.outcomes.items() if kind not in fine]
+    return f" ({' '.join(sorted(kinds))})" if kinds else ""
 
 
 def load(

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from genrec_model.errors import ConfigError
 
-#: Seconds between two events of a user.
-STEP_S = 60
+#: Seconds between two events of a user: a busy one must not get into the future.
+STEP_S = 1
 Floats = npt.NDArray[np.float64]
 
 
@@ -23,7 +23,8 @@ class LoadPlan:
         url: of the server.
         token: where the server wants one.
         rate: visits a second, which arrive whether or not others are answered (Poisson); or
-        concurrency: visitors who come again as soon as they are answered.
+        concurrency: visitors who come again as soon as they are answered, or as they are told to
+            where they are refused.
         seconds: how long.
         users: who visit, more often the lower their number.
         zipf: exponent of that; 0 for all alike.
