@@ -352,8 +352,10 @@ class CachedTable(EmbeddingTable):
         return out.view(*ids.shape, self.width), version
 
     def _on_device(self, ids: Tensor) -> Tensor:
-        if ids.device == self.device or not self._on_gpu:
+        if ids.device == self.device:
             return ids
+        if ids.is_cuda or not self._on_gpu:
+            return ids.to(self.device)
         return ids.pin_memory().to(self.device, non_blocking=True)
 
     def _note(self, ids: Tensor, ahead: Tensor | None) -> None:

@@ -54,8 +54,8 @@ def pin(memory: Tensor) -> Callable[[], None]:
     """Pin a tensor's memory where it is, in pieces.
 
     Returns:
-        A function that takes the pinning back. It keeps the tensor alive until then, and must be
-        called when no kernel reads the memory any more.
+        A function that takes the pinning back, once nothing on a GPU can be reading the memory.
+        It keeps the tensor alive until then.
 
     Raises:
         PinFailed: there is no GPU, or the host refused; nothing is pinned then.
@@ -81,5 +81,8 @@ def pin(memory: Tensor) -> Callable[[], None]:
 
 def _unpin(memory: Tensor, pieces: list[int]) -> None:
     assert not pieces or memory.data_ptr() <= pieces[0]
+    if torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(device)
     while pieces:
         torch.cuda.cudart().cudaHostUnregister(pieces.pop())
