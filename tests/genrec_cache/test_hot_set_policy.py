@@ -65,6 +65,27 @@ def test_copies_stay_in_their_budget() -> None:
     assert len(plan.admit) == len(plan.evict) == 2
 
 
+def test_the_overlap_is_what_of_the_hot_set_is_resident() -> None:
+    policy = HotSetPolicy(100, 4)
+    assert policy.overlap() == 1.0
+    for _ in range(10):
+        policy.after_batch(ids(0, 1, 2, 3))
+    assert policy.overlap() == 1.0
+    policy.announce(ids(50, 51, 52))
+    assert policy.overlap() == 0.25
+    assert HotSetPolicy(100, 0).overlap() == 1.0
+
+
+def test_an_announcement_teaches_nothing() -> None:
+    told, untold = HotSetPolicy(100, 4), HotSetPolicy(100, 4)
+    for policy in (told, untold):
+        policy.after_batch(ids(0, 1, 2, 3))
+    assert told.announce(ids(9)).admit.tolist() == [9]
+    before, after = untold.state(), told.state()
+    for name in before.keys() - {"residents"}:
+        assert np.array_equal(before[name], after[name]), name
+
+
 def test_residents_that_take_turns_give_way_too() -> None:
     policy = HotSetPolicy(100, 8, PolicySettings(contest=3))
     for _ in range(20):
