@@ -45,7 +45,7 @@ def test_a_record_says_all() -> None:
         "tiny: 2 layers",
         "100/s offered",
         "3 refused",
-        "1 errors",
+        "1 errors (1 timeout)",
         "75.0 % of the events cached",
     ):
         assert part in row.note
