@@ -240,6 +240,10 @@ def _not_started(name: str) -> str:
 
 
 def _vllm(artifact: Artifact, version: str, options: VllmOptions) -> ScoringEngine:
+    if options.processes > 1:
+        from genrec_serving.engines.vllm_processes import VllmProcesses
+
+        return VllmProcesses(artifact, version=version, options=options)
     from genrec_serving.engines.vllm_engine import VllmEngine
 
     return VllmEngine(artifact, version=version, options=options)

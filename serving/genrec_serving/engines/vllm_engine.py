@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from genrec_model.artifact import Artifact
 from genrec_model.errors import EngineError, EngineUnavailable
-from genrec_model.features.rows import UserRows
 from genrec_serving.engines.interface import (
     RankCall,
     RecommendCall,
@@ -33,6 +33,7 @@ from genrec_serving.engines.interface import (
 )
 from genrec_serving.engines.vllm_environment import prepare_environment
 from genrec_serving.vllm_plugin.pooling_request import rank_kwargs, recommend_kwargs
+from genrec_serving.vllm_plugin.prompt import pack
 
 if TYPE_CHECKING:
     from genrec_serving.vllm_plugin.core_client import Answer, CoreClient
@@ -54,6 +55,8 @@ class VllmOptions:
         threads: of PyTorch.
         dtype: of weights and pages: "float32", "bfloat16" or "float16"; None for bfloat16 on a
             GPU and float32 on a CPU.
+        processes: engines, each in a process of its own with its share of `kv_cache_mb`; 1 runs
+            in this process (see `vllm_processes`).
         passes: how rows run through the layers, see `vllm_plugin.passes`; None for graphs on a
             GPU and plain ones on a CPU.
     """
@@ -65,6 +68,7 @@ class VllmOptions:
     threads: int = 1
     dtype: str | None = None
     passes: str | None = None
+    processes: int = 1
 
     def for_device(self, *, cuda: bool) -> VllmOptions:
         """Nothing left open."""
@@ -80,7 +84,7 @@ class VllmOptions:
 class Job:
     """A request on its way to the engine's thread, and where its answer goes."""
 
-    rows: UserRows
+    prompt: Tensor
     kwargs: dict[str, Any]
     answer: Future[Scored]
 
@@ -126,24 +130,34 @@ class VllmEngine(ScoringEngine):
     async def recommend(self, call: RecommendCall) -> Scored:
         """As the base class says."""
         kwargs = recommend_kwargs(k=call.k, now=call.now, exclude=call.exclude, allow=call.allow)
-        return await self._submit(call.rows, kwargs)
+        return await asyncio.wrap_future(self.submit(pack(call.rows), kwargs))
 
     async def rank(self, call: RankCall) -> Scored:
         """As the base class says."""
-        return await self._submit(call.rows, rank_kwargs(candidates=call.candidates, now=call.now))
+        kwargs = rank_kwargs(candidates=call.candidates, now=call.now)
+        return await asyncio.wrap_future(self.submit(pack(call.rows), kwargs))
 
     def close(self) -> None:
         """Fail what is waiting and end the thread."""
         self._jobs.put(None)
         self._thread.join(timeout=30)
 
-    async def _submit(self, rows: UserRows, kwargs: dict[str, Any]) -> Scored:
+    def submit(self, prompt: Tensor, kwargs: dict[str, Any]) -> Future[Scored]:
+        """Hand a request to the engine's thread, from any thread.
+
+        Args:
+            prompt: history rows, from `pack`.
+            kwargs: what is asked, from `pooling_request`.
+
+        Raises:
+            EngineError: the engine failed or was closed.
+        """
         answer: Future[Scored] = Future()
         with self._gate:
             if self._end is not None:
                 raise EngineError(self._end)
-            self._jobs.put(Job(rows=rows, kwargs=kwargs, answer=answer))
-        return await asyncio.wrap_future(answer)
+            self._jobs.put(Job(prompt=prompt, kwargs=kwargs, answer=answer))
+        return answer
 
     def _run(self, artifact: Artifact, started: Future[None]) -> None:
         """The thread: start, serve until told to stop, and leave nobody waiting."""
@@ -188,7 +202,7 @@ class VllmEngine(ScoringEngine):
             return
         request_id = str(next(self._ids))
         try:
-            engine.add(request_id, job.rows, job.kwargs)
+            engine.add(request_id, job.prompt, job.kwargs)
         except ValueError as error:
             # vLLM refuses this request; it has not touched the others.
             _fail(job.answer, f"engine vllm: {describe(error)}")

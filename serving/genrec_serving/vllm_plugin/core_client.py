@@ -18,9 +18,7 @@ import msgspec
 import numpy as np
 from torch import Tensor
 
-from genrec_model.features.rows import UserRows
 from genrec_serving.vllm_plugin.pooler import TASK
-from genrec_serving.vllm_plugin.prompt import pack
 
 if TYPE_CHECKING:
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -86,28 +84,34 @@ class CoreClient:
         self._unused = dict.fromkeys(
             field.name for field in msgspec.structs.fields(EngineCoreRequest) if field.required
         )
+        # One row less than vLLM allows, which wants room for a token that it generates.
+        self._max_rows = engine.vllm_config.model_config.max_model_len - 1
         page_rows = engine.vllm_config.cache_config.block_size
         assert self._core.engine_core.request_block_hasher is not None
         self._core.engine_core.request_block_hasher = PrefixHasher(page_rows, salt)
 
-    def add(self, request_id: str, rows: UserRows, kwargs: dict[str, Any]) -> None:
+    def add(self, request_id: str, prompt: Tensor, kwargs: dict[str, Any]) -> None:
         """Hand a request to the scheduler.
 
         Args:
             request_id: no other one of the moment.
-            rows: history of one user, checked by the caller.
+            prompt: history of one user, from `pack`, checked by the caller.
             kwargs: what is asked, from `pooling_request`.
 
         Raises:
-            ValueError: the scheduler refuses it; others are not touched.
+            ValueError: it is empty or longer than the model sees; others are not touched.
         """
+        if not 1 <= len(prompt) <= self._max_rows:  # the scheduler would never finish it
+            raise ValueError(
+                f"a history of {len(prompt)} rows is not between 1 and {self._max_rows}"
+            )
         params = self._params(task=TASK, extra_kwargs=kwargs, skip_reading_prefix_cache=False)
         self._core.add_request(
             self._request(
                 **self._unused
                 | {
                     "request_id": request_id,
-                    "prompt_embeds": pack(rows),
+                    "prompt_embeds": prompt,
                     "pooling_params": params,
                     "arrival_time": time.time(),
                 }

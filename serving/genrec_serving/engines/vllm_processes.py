@@ -1,0 +1,225 @@
+"""Several vLLM engines, each in a process of its own, behind one interface.
+
+Scheduling a step and building its requests is Python, on one core, however fast the GPU is. More
+engines use more cores. A user always goes to the same engine, whose cache holds the history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import zlib
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import asdict, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from genrec_model.artifact import Artifact
+from genrec_model.errors import EngineError, EngineUnavailable
+from genrec_model.features.rows import UserRows
+from genrec_serving.engines.interface import RankCall, RecommendCall, Scored, ScoringEngine
+from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.engines.wire import READY, Ask, Reply, Start
+from genrec_serving.vllm_plugin.pooling_request import rank_kwargs, recommend_kwargs
+from genrec_serving.vllm_plugin.prompt import pack
+
+logger = logging.getLogger(__name__)
+
+#: First rows of a history, by which a user is known again; all but the start row are the user's.
+_AFFINITY_ROWS = 9
+_SECONDS_TO_CLOSE = 30
+
+
+class VllmProcess:
+    """An engine in a child process, which dies with this one.
+
+    Args:
+        artifact: the model.
+        version: salts the prefix cache.
+        options: of the one engine.
+    """
+
+    def __init__(self, artifact: Artifact, *, version: str, options: VllmOptions) -> None:
+        ours, theirs = socket.socketpair()
+        # Not a fork: CUDA does not survive one, and vLLM wants a process to itself.
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "genrec_serving.engines.vllm_worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+        self._connection = Connection(ours.detach())
+        self._sending = threading.Lock()
+        self._pending: dict[int, Future[Scored]] = {}
+        self._ids = itertools.count()
+        self._end: str | None = None
+        self._reader: threading.Thread | None = None
+        start = Start(str(artifact.path), version, asdict(options))
+        self._connection.send_bytes(msgspec.msgpack.encode(start))
+
+    @property
+    def healthy(self) -> bool:
+        """False once the process ended."""
+        return self._end is None
+
+    def wait_until_started(self) -> None:
+        """Seconds.
+
+        Raises:
+            EngineUnavailable: vLLM is not installed.
+            EngineError: it cannot start.
+        """
+        try:
+            first = msgspec.msgpack.decode(self._connection.recv_bytes(), type=Reply)
+        except (EOFError, OSError) as error:
+            raise EngineError(f"vllm: its process ended while it started ({error!r})") from error
+        if first.id != READY:
+            self.close()
+            kind = EngineUnavailable if first.unavailable else EngineError
+            raise kind(first.error or "vllm: it cannot start")
+        self._reader = threading.Thread(target=self._read, name="engine-replies", daemon=True)
+        self._reader.start()
+
+    def submit(self, rows: UserRows, kwargs: dict[str, Any]) -> Future[Scored]:
+        """Send a request.
+
+        Raises:
+            EngineError: the process ended.
+        """
+        answer: Future[Scored] = Future()
+        request_id = next(self._ids)
+        ask = Ask(request_id, pack(rows).numpy().tobytes(), kwargs)
+        with self._sending:
+            if self._end is not None:
+                raise EngineError(self._end)
+            self._pending[request_id] = answer
+            try:
+                self._connection.send_bytes(msgspec.msgpack.encode(ask))
+            except OSError as error:
+                self._pending.pop(request_id, None)
+                raise EngineError(f"engine vllm: its process ended ({error})") from error
+        return answer
+
+    def close(self) -> None:
+        """End the process; who waits gets an error."""
+        self._finish("engine vllm: it was closed")
+        try:
+            self._child.wait(timeout=_SECONDS_TO_CLOSE)
+        except subprocess.TimeoutExpired:
+            logger.warning("engine vllm did not end in time and is killed")
+            self._child.kill()
+            self._child.wait()
+        if self._reader is not None:
+            self._reader.join(timeout=_SECONDS_TO_CLOSE)
+        self._connection.close()
+
+    def _read(self) -> None:
+        decoder = msgspec.msgpack.Decoder(Reply)
+        try:
+            while True:
+                reply = decoder.decode(self._connection.recv_bytes())
+                answer = self._pending.pop(reply.id, None)
+                if answer is not None:
+                    _settle(answer, reply)
+        except (EOFError, OSError):
+            self._finish("engine vllm: its process ended and must be started again")
+
+    def _finish(self, end: str) -> None:
+        with self._sending:
+            if self._end is not None:
+                return
+            self._end = end
+            waiting, self._pending = self._pending, {}
+        for answer in waiting.values():
+            _fail(answer, end)
+        # The child sees the end of its input.
+        ours = socket.socket(fileno=self._connection.fileno())
+        try:
+            ours.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            logger.debug("the connection was gone already")
+        finally:
+            ours.detach()  # the connection closes it
+
+
+class VllmProcesses(ScoringEngine):
+    """As many engines as `options.processes` says; users are dealt to them by their history.
+
+    Args:
+        artifact: the model.
+        version: salts the prefix caches.
+        options: of all engines together.
+
+    Raises:
+        EngineUnavailable: vLLM is not installed.
+        EngineError: one of them cannot start.
+    """
+
+    name = "vllm"
+
+    def __init__(self, artifact: Artifact, *, version: str, options: VllmOptions) -> None:
+        share = replace(options, processes=1, kv_cache_mb=options.kv_cache_mb // options.processes)
+        self._engines = [
+            VllmProcess(artifact, version=version, options=share) for _ in range(options.processes)
+        ]
+        try:
+            for engine in self._engines:
+                engine.wait_until_started()
+        except EngineError:
+            self.close()
+            raise
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all of them are: a part of the users is a part too few."""
+        return all(engine.healthy for engine in self._engines)
+
+    async def recommend(self, call: RecommendCall) -> Scored:
+        """As the base class says."""
+        kwargs = recommend_kwargs(k=call.k, now=call.now, exclude=call.exclude, allow=call.allow)
+        return await asyncio.wrap_future(self._engine_of(call.rows).submit(call.rows, kwargs))
+
+    async def rank(self, call: RankCall) -> Scored:
+        """As the base class says."""
+        kwargs = rank_kwargs(candidates=call.candidates, now=call.now)
+        return await asyncio.wrap_future(self._engine_of(call.rows).submit(call.rows, kwargs))
+
+    def close(self) -> None:
+        """End all processes."""
+        for engine in self._engines:
+            engine.close()
+
+    def _engine_of(self, rows: UserRows) -> VllmProcess:
+        key = rows.items[:_AFFINITY_ROWS].tobytes() + rows.timestamps[1:_AFFINITY_ROWS].tobytes()
+        return self._engines[zlib.crc32(key) % len(self._engines)]
+
+
+def _settle(answer: Future[Scored], reply: Reply) -> None:
+    if reply.error is not None:
+        _fail(answer, reply.error)
+        return
+    items = np.frombuffer(reply.items, np.int64)
+    scored = Scored(
+        items=items,
+        scores=np.frombuffer(reply.scores, np.float32),
+        task_logits=np.frombuffer(reply.task_logits, np.float32).reshape(len(items), reply.tasks),
+        cached_rows=reply.cached_rows,
+    )
+    try:
+        answer.set_result(scored)
+    except InvalidStateError:
+        logger.debug("nobody waits for this answer any more")
+
+
+def _fail(answer: Future[Scored], message: str) -> None:
+    try:
+        answer.set_exception(EngineError(message))
+    except InvalidStateError:
+        logger.debug("nobody waits for this answer any more")

@@ -1,0 +1,110 @@
+"""The child of `vllm_processes`: one engine that answers what comes through a socket.
+
+``python -m genrec_serving.engines.vllm_worker FD``
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from concurrent.futures import Future
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from genrec_model.artifact import Artifact
+from genrec_model.errors import EngineError, EngineUnavailable, GenrecError
+from genrec_serving.engines.interface import Scored
+from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
+from genrec_serving.engines.wire import READY, Ask, Reply, Start
+from genrec_serving.vllm_plugin.prompt import ROW_WIDTH
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """Reads requests, and sends answers as the engine's thread makes them.
+
+    Args:
+        connection: to the parent.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+
+    def run(self) -> int:
+        """Serve until the parent goes away; the exit status."""
+        start = msgspec.msgpack.decode(self._connection.recv_bytes(), type=Start)
+        try:
+            engine = VllmEngine(
+                Artifact(Path(start.artifact)),
+                version=start.version,
+                options=VllmOptions(**start.options),
+            )
+        except GenrecError as error:
+            unavailable = isinstance(error, EngineUnavailable)
+            self._send(Reply(READY - 1, error=str(error), unavailable=unavailable))
+            return 1
+        self._send(Reply(READY))
+        decoder = msgspec.msgpack.Decoder(Ask)
+        try:
+            while True:
+                self._take(engine, decoder.decode(self._connection.recv_bytes()))
+        except (EOFError, OSError):
+            logger.info("the server is gone")
+        finally:
+            engine.close()
+        return 0
+
+    def _take(self, engine: VllmEngine, ask: Ask) -> None:
+        # A copy, as PyTorch wants memory that may be written.
+        words = np.frombuffer(ask.prompt, np.float32).reshape(-1, ROW_WIDTH).copy()
+        try:
+            answer = engine.submit(torch.from_numpy(words), ask.kwargs)
+        except EngineError as error:
+            self._send(Reply(ask.id, error=str(error)))
+            # The parent starts a dead engine again with its process.
+            raise EOFError from error
+        answer.add_done_callback(partial(self._answer, ask.id))
+
+    def _answer(self, request_id: int, answer: Future[Scored]) -> None:
+        error = answer.exception()
+        if error is not None:
+            self._send(Reply(request_id, error=str(error)))
+            return
+        scored = answer.result()
+        self._send(
+            Reply(
+                request_id,
+                items=scored.items.tobytes(),
+                scores=scored.scores.tobytes(),
+                task_logits=scored.task_logits.tobytes(),
+                tasks=scored.task_logits.shape[1],
+                cached_rows=scored.cached_rows,
+            )
+        )
+
+    def _send(self, reply: Reply) -> None:
+        try:
+            with self._sending:
+                self._connection.send_bytes(msgspec.msgpack.encode(reply))
+        except OSError:
+            logger.debug("the server is gone")
+
+
+def main() -> int:
+    """Serve the socket whose descriptor is the only argument."""
+    # Ctrl-C goes to the whole group; the parent decides when this one ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return Worker(Connection(int(sys.argv[1]))).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

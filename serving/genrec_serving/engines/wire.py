@@ -1,0 +1,53 @@
+"""What goes between a server and an engine in a process of its own, as msgpack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+#: Id of the first reply: the engine started, or says why not.
+READY = -1
+
+
+class Start(msgspec.Struct, frozen=True, array_like=True):
+    """The first message to a worker.
+
+    artifact: path of the model.
+    version: salts the prefix cache.
+    options: fields of `VllmOptions`.
+    """
+
+    artifact: str
+    version: str
+    options: dict[str, Any]
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A request.
+
+    id: no other one of the moment.
+    prompt: float32 [R, 4], from `vllm_plugin.prompt.pack`.
+    kwargs: from `vllm_plugin.pooling_request`.
+    """
+
+    id: int
+    prompt: bytes
+    kwargs: dict[str, Any]
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An answer: the fields of `Scored` for n items and `tasks` tasks, or an error.
+
+    items: int64 [n]; scores: float32 [n]; task_logits: float32 [n, tasks].
+    unavailable: of a failed start, whether vLLM cannot run here at all.
+    """
+
+    id: int
+    items: bytes = b""
+    scores: bytes = b""
+    task_logits: bytes = b""
+    tasks: int = 0
+    cached_rows: int = 0
+    error: str | None = None
+    unavailable: bool = False

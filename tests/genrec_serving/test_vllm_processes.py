@@ -1,0 +1,84 @@
+"""Engines in processes of their own."""
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from genrec_model.errors import EngineError
+from genrec_serving.engines.interface import RankCall, RecommendCall
+from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.engines.vllm_processes import VllmProcesses
+
+pytestmark = pytest.mark.slow
+
+CANDIDATES = np.array([5, 9, 20])
+
+
+@pytest.fixture(scope="module")
+def engines(served_artifact) -> Iterator[VllmProcesses]:
+    options = VllmOptions(kv_cache_mb=2, processes=2)
+    made = VllmProcesses(served_artifact, version="1", options=options)
+    yield made
+    made.close()
+
+
+async def test_answers_are_those_of_pytorch(engines, truth) -> None:
+    users = [truth.rows(n, seed=n) for n in range(0, 60, 3)]
+    calls = [RankCall(rows=rows, now=truth.now, candidates=CANDIDATES) for rows in users]
+    for found, rows in zip(await asyncio.gather(*map(engines.rank, calls)), users, strict=True):
+        truth.assert_same(found, truth.rank(rows, CANDIDATES))
+    call = RecommendCall(
+        rows=users[7], now=truth.now, k=5, exclude=np.array([3, 4]), allow=np.arange(3, 40)
+    )
+    expected = truth.recommend(users[7], 5, np.array([3, 4]), np.arange(3, 40))
+    truth.assert_same(await engines.recommend(call), expected)
+
+
+async def test_a_user_finds_the_cache_again(engines, truth) -> None:
+    for user in range(8):
+        rows = truth.rows(40, seed=100 + user)
+        call = RankCall(rows=rows, now=truth.now, candidates=CANDIDATES)
+        assert (await engines.rank(call)).cached_rows == 0
+        assert (await engines.rank(call)).cached_rows == 32
+    assert len({id(engines._engine_of(truth.rows(40, seed=100 + u))) for u in range(8)}) == 2
+
+
+async def test_a_refused_request_disturbs_nobody(engines, truth) -> None:
+    rows = truth.rows(10, seed=3)
+    engine = engines._engine_of(rows)
+    too_long = truth.rows(47, seed=4)
+    doubled = np.concatenate([too_long.items] * 3)
+    long_rows = type(rows)(
+        items=doubled, actions=np.zeros_like(doubled), timestamps=np.zeros_like(doubled)
+    )
+    with pytest.raises(EngineError, match="144 rows is not between 1 and 48"):
+        await asyncio.wrap_future(engine.submit(long_rows, {}))
+    call = RankCall(rows=rows, now=truth.now, candidates=CANDIDATES)
+    truth.assert_same(await engines.rank(call), truth.rank(rows, CANDIDATES))
+
+
+def test_a_model_that_cannot_be_loaded_says_so(served_artifact, tmp_path) -> None:
+    class Missing:
+        path = tmp_path / "nothing"
+
+    with pytest.raises(EngineError, match="nothing"):
+        VllmProcesses(Missing(), version="1", options=VllmOptions(processes=1))  # type: ignore[arg-type]
+
+
+async def test_a_killed_process_fails_its_requests_at_once(engines, truth) -> None:
+    """The last test: it leaves one engine of two."""
+    users = [truth.rows(40, seed=200 + u) for u in range(60)]
+    mine = [rows for rows in users if engines._engine_of(rows) is engines._engines[0]]
+    calls = [RankCall(rows=rows, now=truth.now, candidates=CANDIDATES) for rows in mine]
+    waiting = [asyncio.create_task(engines.rank(call)) for call in calls]
+    await asyncio.sleep(0)
+    engines._engines[0]._child.kill()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    failed = [result for result in results if isinstance(result, EngineError)]
+    assert failed
+    assert "its process ended" in str(failed[0])
+    assert not engines.healthy
+    with pytest.raises(EngineError, match="its process ended"):
+        await engines.rank(calls[0])
