@@ -12,6 +12,7 @@ Letters in shapes: V ids, K ids of a batch, M residents, R residents whose turn 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,7 @@ class PolicySettings:
         fast_half_life, slow_half_life: of the use counts, in batches.
         margin: log odds by which a newcomer must beat the resident whose slot it takes.
         max_copies: rows copied a batch at most, beyond those that fill free slots; None: no bound.
+        copy_share: the same as a share of the batch's ids, not counting announced ones.
         contest: residents that defend their slots after a batch; where there are more, they take
             turns.
         sample: ids that the model learns from after a batch.
@@ -50,6 +52,7 @@ class PolicySettings:
     slow_half_life: float = 128.0
     margin: float = 0.93
     max_copies: int | None = None
+    copy_share: float = 0.1
     contest: int = 16_384
     sample: int = 4096
     memory: float = 0.97
@@ -62,8 +65,8 @@ class PolicySettings:
             raise ValueError("contest and sample must be at least 1 id")
         if not 0 < self.memory <= 1 or self.trust <= 0:
             raise ValueError("memory must be in (0, 1], and trust above 0")
-        if min(self.margin, self.max_copies or 0) < 0:
-            raise ValueError("margin and max_copies must not be negative")
+        if min(self.margin, self.max_copies or 0, self.copy_share) < 0:
+            raise ValueError("margin, max_copies and copy_share must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +260,8 @@ class HotSetPolicy:
             turn = turn[~locked[self._members[turn]]]
         residents = self._members[turn]
         promise, worth = self._promise(newcomers, ahead), self._promise(residents, ahead)
-        leaving, plan = self._choose(newcomers, promise, residents, worth)
+        allowed = math.ceil(self.settings.copy_share * len(used))
+        leaving, plan = self._choose(newcomers, promise, residents, worth, allowed)
         free = len(plan.admit) - len(leaving)
         self._members[turn[leaving]] = plan.admit[free:]
         if free:
@@ -287,8 +291,12 @@ class HotSetPolicy:
         promise: NDArray[np.float64],
         residents: Ints,
         worth: NDArray[np.float64],
+        allowed: int,
     ) -> tuple[Ints, Plan]:
-        """Which residents leave, as positions in `residents`, and the plan."""
+        """Which residents leave, as positions in `residents`, and the plan.
+
+        `allowed` bounds the swaps for newcomers that are not announced.
+        """
         best_first = np.argsort(-promise, kind="stable")
         newcomers, promise = newcomers[best_first], promise[best_first]
         free = min(self.capacity - len(self._members), len(newcomers))
@@ -296,7 +304,8 @@ class HotSetPolicy:
         pairs = min(len(newcomers) - free, len(residents))
         # Promise falls and worth rises along the pairs, so the good swaps are a prefix.
         good = promise[free : free + pairs] > worth[worst_first[:pairs]] + self.settings.margin
-        number = int(good.sum())
+        announced = int((promise[free:] > _ANNOUNCED / 2).sum())
+        number = min(int(good.sum()), announced + allowed)
         if self.settings.max_copies is not None:
             number = min(number, self.settings.max_copies)
         leaving = worst_first[:number]

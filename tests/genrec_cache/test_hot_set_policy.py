@@ -113,6 +113,17 @@ def test_turns_follow_the_residents_through_locks_and_new_ids() -> None:
         assert np.array_equal(np.sort(policy._members), np.flatnonzero(policy.resident))
 
 
+def test_only_a_share_of_a_batch_takes_slots_unless_announced() -> None:
+    policy = HotSetPolicy(500, 40, PolicySettings(copy_share=0.1, margin=0.0))
+    policy.after_batch(np.arange(40))
+    for _ in range(30):
+        plan = policy.after_batch(np.arange(100, 150))
+        assert len(plan.admit) == len(plan.evict) <= 5
+    assert policy.resident[100:150].sum() == 40
+    plan = policy.after_batch(np.arange(100, 150), ahead=np.arange(300, 330))
+    assert set(range(300, 330)) <= set(plan.admit.tolist())
+
+
 def test_warm_start_takes_the_most_popular() -> None:
     policy = HotSetPolicy(5, 2)
     plan = policy.warm(np.array([0, 3, 9, 0, 4]))
@@ -148,6 +159,7 @@ def test_new_ids_are_taken_in() -> None:
         {"margin": -1.0},
         {"max_copies": -1},
         {"contest": 0},
+        {"copy_share": -0.1},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
