@@ -140,6 +140,16 @@ async def test_many_users_at_once_equal_one_by_one(vllm_engine, truth) -> None:
             truth.assert_same(scored, truth.recommend(users[i], 7, exclude=lists[i]))
 
 
+async def test_padded_passes_of_many_users(odd_engine) -> None:
+    engine, truth = odd_engine
+    rng = np.random.default_rng(12)
+    users = [truth.rows(int(n), seed=12) for n in rng.integers(0, 60, 40)]
+    candidates = [rng.permutation(np.arange(3, 53))[: 1 + i] for i in range(len(users))]
+    calls = [rank(engine, u, c, truth.now) for u, c in zip(users, candidates, strict=True)]
+    for found, rows, items in zip(await asyncio.gather(*calls), users, candidates, strict=True):
+        truth.assert_same(found, truth.rank(rows, items))
+
+
 async def test_large_candidate_passes_are_split(vllm_engine, truth) -> None:
     rng = np.random.default_rng(9)
     users = [truth.rows(int(n), seed=9) for n in rng.integers(0, 47, 12)]
