@@ -205,8 +205,8 @@ async def main():
     artifact = Artifact(sys.argv[1])
     engines = []
     build = vllm_engine.build_engine
-    def remembering(*arguments):
-        engines.append(build(*arguments))
+    def remembering(*arguments, **named):
+        engines.append(build(*arguments, **named))
         return engines[-1]
     vllm_engine.build_engine = remembering
     options = vllm_engine.VllmOptions(kv_cache_mb=1)
