@@ -13,7 +13,7 @@ from genrec_kernels.triton import (
     fused_norm_gate,
     linear_silu,
     page_write,
-    paged_hstu_attention,
+    paged_hstu_kernels,
     top_k,
 )
 
@@ -70,7 +70,7 @@ def compile_for_hopper(
 )
 def test_paged_attention(rows: int, keys: int, page: int, tma: bool, bias: bool) -> None:
     compiled = compile_for_hopper(
-        paged_hstu_attention._attend,
+        paged_hstu_kernels.attend,
         types={"kv_desc": f"tensordesc<bf16[{keys}, 64]>" if tma else "*bf16"},
         HEAD_DIM=64, BLOCK_DIM=64, BLOCK_ROWS=rows, BLOCK_KEYS=keys, PAGE=page, PACKED=not tma,
         HAS_BIAS=bias, SHORT=True, FAST=True, UPCAST=False, ASM=True, TMA=tma, PDL=tma, STAGES=2,
@@ -83,9 +83,9 @@ def test_paged_attention(rows: int, keys: int, page: int, tma: bool, bias: bool)
 
 def test_helpers_of_paged_attention() -> None:
     assert compile_for_hopper(
-        paged_hstu_attention._sum_splits, BLOCK=512, BLOCK_SPLITS=8, PDL=True
+        paged_hstu_kernels.sum_splits, BLOCK=512, BLOCK_SPLITS=8, PDL=True
     ).asm["cubin"]
-    assert compile_for_hopper(paged_hstu_attention._bias_rows, BLOCK=512, PAGE=64, ASM=True).asm[
+    assert compile_for_hopper(paged_hstu_kernels.bias_rows, BLOCK=512, PAGE=64, ASM=True).asm[
         "cubin"
     ]
 
