@@ -15,7 +15,6 @@ Rows are grouped by user; inside a user they run forward in time, ties in source
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import polars as pl
 
 from genrec_model.data.spec import DatasetSpec
 from genrec_model.errors import DataError
+from genrec_model.files import replacing
 
 COLUMN_TYPES: dict[str, tuple[type[pl.DataType], ...]] = {
     "user_id": (pl.Int64, pl.String),
@@ -53,14 +53,8 @@ def read_events(path: Path) -> pl.DataFrame:
 
 def write_events(frame: pl.DataFrame, path: Path) -> None:
     """Write an event table as Parquet; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two writers of the same file apart.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as unfinished:
         frame.write_parquet(unfinished, compression="zstd")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def sort_events(frame: pl.DataFrame) -> pl.DataFrame:

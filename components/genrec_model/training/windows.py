@@ -99,14 +99,15 @@ def make_batch(
     rng: np.random.Generator,
 ) -> TrainingBatch:
     """Rows and targets of some windows."""
-    usable = _usable_labels(sequences, windows, split)
-    users, picked = [], []
-    for window, known in zip(windows, usable, strict=True):
-        chosen = np.flatnonzero(known.any(axis=1))
+    users, picked, known = [], [], []
+    for window in windows:
+        usable = _usable_labels(sequences, window, split)
+        chosen = np.flatnonzero(usable.any(axis=1))
         if len(chosen) > task_candidates:
             chosen = np.sort(rng.choice(chosen, task_candidates, replace=False))
         users.append(_window_rows(sequences, window, chosen))
         picked.append(window.start + chosen)
+        known.append(usable[chosen])
     rows = collate(users)
 
     history, targets, candidate_rows = [], [], []
@@ -119,28 +120,26 @@ def make_batch(
         offset += len(user.items)
         candidate_rows.append(offset + np.arange(len(user.candidates)))
         offset += len(user.candidates)
-    events = np.concatenate(picked)
-    labels = sequences.labels[events]
-    known_labels = (labels != NO_LABEL) & (sequences.known_at[events] < split.validation)
+    labels = sequences.labels[np.concatenate(picked)]
     return TrainingBatch(
         rows=rows,
         next_rows=torch.from_numpy(np.concatenate(history)),
         next_items=torch.from_numpy(np.concatenate(targets)),
         task_rows=torch.from_numpy(np.concatenate(candidate_rows)),
         labels=torch.from_numpy(labels.astype(np.float32)),
-        known=torch.from_numpy(known_labels.astype(np.float32)),
+        known=torch.from_numpy(np.concatenate(known).astype(np.float32)),
     )
 
 
 def _usable_labels(
-    sequences: UserSequences, windows: list[Window], split: TimeSplit
-) -> list[npt.NDArray[np.bool_]]:
-    """Which labels of each window's events were known before validation starts: bool [n, T]."""
-    return [
-        (sequences.labels[w.start : w.stop] != NO_LABEL)
-        & (sequences.known_at[w.start : w.stop] < split.validation)
-        for w in windows
-    ]
+    sequences: UserSequences, window: Window, split: TimeSplit
+) -> npt.NDArray[np.bool_]:
+    """Which labels of a window's events were known before validation starts: bool [n, T]."""
+    span = slice(window.start, window.stop)
+    usable: npt.NDArray[np.bool_] = (sequences.labels[span] != NO_LABEL) & (
+        sequences.known_at[span] < split.validation
+    )
+    return usable
 
 
 def _window_rows(sequences: UserSequences, window: Window, chosen: Ints) -> UserRows:
