@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,12 +27,15 @@ from genrec_serving.logs import LogFormat, logging_config
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from genrec_serving.engines.vllm_engine import VllmOptions
     from genrec_serving.front import Front
     from genrec_serving.predictor import RecommenderModel
     from genrec_serving.recommender import Recommender
 
 # Not `__name__`, which is `__main__` where this is the program.
 logger = logging.getLogger("genrec_serving.server")
+
+DType = Literal["float32", "bfloat16", "float16"]
 
 REGISTRY_SCHEME = "models:/"
 
@@ -58,6 +61,7 @@ class ServerOptions:
         strategy: engine of requests that name none.
         second_engine: see `start_strategies`.
         threads: CPU threads of an engine.
+        dtype, page_rows, engine_requests, step_rows, engine_processes: see `VllmOptions`.
         downloads: where artifacts of the registry are put; under the project's home where None.
         open_repository: whether anybody may load and unload models.
         max_running, max_waiting, max_wait_s, target_s, deadline_s: see `AdmissionLimits`.
@@ -84,6 +88,11 @@ class ServerOptions:
     strategy: str = "auto"
     second_engine: str | None = None
     threads: int = 1
+    dtype: DType | None = None
+    page_rows: int | None = None
+    engine_requests: int = 32
+    step_rows: int = 4096
+    engine_processes: int = 1
     downloads: Path | None = None
     open_repository: bool = False
     max_running: int = 64
@@ -146,6 +155,21 @@ def weights_version(artifact: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+def vllm_options(options: ServerOptions) -> VllmOptions:
+    """What the server is told of vLLM."""
+    from genrec_serving.engines.vllm_engine import VllmOptions
+
+    return VllmOptions(
+        kv_cache_mb=options.kv_cache_mb,
+        page_rows=options.page_rows,
+        max_requests=options.engine_requests,
+        max_step_rows=options.step_rows,
+        threads=options.threads,
+        dtype=options.dtype,
+        processes=options.engine_processes,
+    )
+
+
 def load_recommender(options: ServerOptions) -> Recommender:
     """The recommender with its engine started. Takes seconds; blocks.
 
@@ -154,7 +178,6 @@ def load_recommender(options: ServerOptions) -> Recommender:
     """
     from genrec_model.artifact import Artifact
     from genrec_model.settings import settings
-    from genrec_serving.engines.vllm_engine import VllmOptions
     from genrec_serving.histories import ParquetHistories
     from genrec_serving.recommender import Recommender
     from genrec_serving.strategy import start_strategies
@@ -176,7 +199,7 @@ def load_recommender(options: ServerOptions) -> Recommender:
         artifact,
         version=version,
         default=options.strategy,
-        options=VllmOptions(kv_cache_mb=options.kv_cache_mb, threads=options.threads),
+        options=vllm_options(options),
         second=options.second_engine,
     )
     return Recommender(
@@ -302,6 +325,17 @@ def main(
         typer.Option(help="beside vllm, taken by auto where it is cheaper: onnxruntime or torch"),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of an engine")] = 1,
+    dtype: Annotated[
+        DType | None, typer.Option(help="vllm: of weights and pages; by default as the device")
+    ] = None,
+    page_rows: Annotated[
+        int | None, typer.Option(min=16, help="vllm: rows of a page; by default as the device")
+    ] = None,
+    engine_requests: Annotated[int, typer.Option(min=1, help="vllm: most users of a step")] = 32,
+    step_rows: Annotated[int, typer.Option(min=1, help="vllm: most history rows of a step")] = 4096,
+    engine_processes: Annotated[
+        int, typer.Option(min=1, help="vllm: engines, each a process; 1: in the server's")
+    ] = 1,
     downloads: Annotated[
         Path | None, typer.Option(help="where artifacts of the registry are put")
     ] = None,
@@ -348,6 +382,11 @@ def main(
         strategy=strategy,
         second_engine=second_engine,
         threads=threads,
+        dtype=dtype,
+        page_rows=page_rows,
+        engine_requests=engine_requests,
+        step_rows=step_rows,
+        engine_processes=engine_processes,
         downloads=downloads,
         open_repository=open_repository,
         max_running=max_running,

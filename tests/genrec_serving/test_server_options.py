@@ -10,6 +10,7 @@ from genrec_model.errors import ArtifactError
 from genrec_model.registry import models
 from genrec_model.registry.models import ResolvedModel
 from genrec_serving import server
+from genrec_serving.engines.vllm_engine import VllmOptions
 from genrec_serving.server import ServerOptions, resolve, weights_version
 
 
@@ -65,6 +66,47 @@ def test_the_command_line(monkeypatch) -> None:
     assert code == 0
     assert seen == [ServerOptions(artifact="x", strategy="torch", threads=2)]
     assert seen[0].host == "127.0.0.1"
+
+
+def test_what_vllm_is_told(monkeypatch) -> None:
+    arguments = "--artifact x --dtype bfloat16 --page-rows 32 --engine-requests 128 --threads 2"
+    more = "--step-rows 9000 --engine-processes 2 --kv-cache-mb 7"
+    (options,) = run(monkeypatch, None, *arguments.split(), *more.split())[1]
+    assert server.vllm_options(options) == VllmOptions(
+        kv_cache_mb=7,
+        page_rows=32,
+        max_requests=128,
+        max_step_rows=9000,
+        threads=2,
+        dtype="bfloat16",
+        processes=2,
+    )
+    assert server.vllm_options(ServerOptions(artifact="x")) == VllmOptions()
+    assert run(monkeypatch, None, "--artifact", "x", "--dtype", "int4")[0] == 2
+
+
+def test_what_the_front_is_told(monkeypatch, tmp_path) -> None:
+    arguments = "--artifact x --max-running 3 --max-waiting 4 --max-wait-s 0.1 --target-s 0.2"
+    more = f"--deadline-s 5 --max-body-mb 6 --token-file {tmp_path}/t --drain-s 7 --access-log"
+    last = "--log-format json --user-store sqlite:u.db --events-per-user 9999 --max-users 8"
+    code, (options,) = run(monkeypatch, None, *f"{arguments} {more} {last}".split())
+    assert code == 0
+    assert options == ServerOptions(
+        artifact="x",
+        max_running=3,
+        max_waiting=4,
+        max_wait_s=0.1,
+        target_s=0.2,
+        deadline_s=5.0,
+        max_body_mb=6,
+        token_file=tmp_path / "t",
+        drain_s=7.0,
+        access_log=True,
+        log_format="json",
+        user_store="sqlite:u.db",
+        events_per_user=9999,
+        max_users=8,
+    )
 
 
 def test_exit_codes(monkeypatch) -> None:
