@@ -29,8 +29,9 @@ from genrec_model.features.rows import UserRows, collate, with_candidates
 from genrec_model.hstu import HSTU
 from genrec_serving.bench.random_model import write_random_model
 from genrec_serving.encoding import user_rows
-from genrec_serving.engines.interface import RankCall
+from genrec_serving.engines.interface import RankCall, ScoringEngine
 from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
+from genrec_serving.engines.vllm_processes import VllmProcesses
 from genrec_serving.histories import IndexedHistory
 
 NOW = 1_700_000_000
@@ -136,7 +137,7 @@ class Load:
         return float(np.quantile(self.latencies_ms, share))
 
 
-async def closed_loop(engine: VllmEngine, users: Users, count: int, seconds: float) -> Load:
+async def closed_loop(engine: ScoringEngine, users: Users, count: int, seconds: float) -> Load:
     """`count` users who come back as soon as they are answered."""
     latencies: list[float] = []
     cached = total = 0
@@ -157,7 +158,7 @@ async def closed_loop(engine: VllmEngine, users: Users, count: int, seconds: flo
     return Load(latencies, len(latencies) / (time.perf_counter() - begin), cached / max(total, 1))
 
 
-async def cold_alone(engine: VllmEngine, users: Users, events: int, visits: int) -> Load:
+async def cold_alone(engine: ScoringEngine, users: Users, events: int, visits: int) -> Load:
     """New users, one after the other."""
     latencies = []
     begin = time.perf_counter()
@@ -169,7 +170,7 @@ async def cold_alone(engine: VllmEngine, users: Users, events: int, visits: int)
     return Load(latencies, visits / (time.perf_counter() - begin), 0.0)
 
 
-async def error_of(engine: VllmEngine, model: HSTU, users: Users, events: int) -> float:
+async def error_of(engine: ScoringEngine, model: HSTU, users: Users, events: int) -> float:
     """Largest difference of a task logit from plain PyTorch in float32, over their spread."""
     worst = 0.0
     for length in (0, 1, 63, 64, 65, events // 2, events):
@@ -212,6 +213,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--dtype", default=None)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
@@ -229,11 +231,16 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     chosen = VllmOptions(
-        kv_cache_mb=preset.kv_cache_mb, max_requests=128, max_step_rows=8192, dtype=options.dtype
+        kv_cache_mb=preset.kv_cache_mb,
+        max_requests=128,
+        max_step_rows=8192,
+        dtype=options.dtype,
+        processes=options.processes,
     ).for_device(cuda=cuda)
     model = artifact.load_model().to(device)
     events = preset.max_history * 3 // 4
-    engine = VllmEngine(artifact, version="1", options=chosen)
+    start = VllmEngine if options.processes == 1 else VllmProcesses
+    engine: ScoringEngine = start(artifact, version="1", options=chosen)
     try:
         users = Users(artifact, preset, options.users)
         error = asyncio.run(error_of(engine, model, users, events))
@@ -265,13 +272,14 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
         "dtype": chosen.dtype or "float32",
     }
     base_ms = stages[0][1] / batch
+    engines = "in process" if options.processes == 1 else f"{options.processes} processes"
     records = [
         Record(
             **shared, case=f"{preset.case}-{name}", backend="vllm", p50_ms=load.quantile(0.5),
             p95_ms=load.quantile(0.95), rate=load.requests_per_s, unit="requests/s",
             reference=f"plain PyTorch eager, batch {batch}, a request", reference_ms=base_ms,
             error=error,
-            note=f"in process, {note}; {load.cached_share:.0%} of the rows cached",
+            note=f"{engines}, {note}; {load.cached_share:.0%} of the rows cached",
         )
         for name, load, note in (
             ("warm", warm, f"{options.users} users at once"),

@@ -1,0 +1,199 @@
+"""HSTU's layers over a cached history, as others time them: embedding and heads left out.
+
+    python -m genrec_serving.bench.block --commit $(git rev-parse --short HEAD)
+
+A request has a history of which most rows are cached; its new rows and its candidates run through
+all layers in one pass, which is captured in a CUDA graph and replayed.
+
+Letters in shapes: R rows of a pass, B requests, W width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from genrec_kernels.bench.records import Record, append_records, where_and_when
+from genrec_kernels.dispatch import use_backend
+from genrec_kernels.page_write import page_write
+from genrec_kernels.paged_hstu_attention import paged_hstu_attention
+from genrec_model.hstu import HSTUConfig
+from genrec_model.hstu.layer import HSTULayer
+
+RECORDS = Path(__file__).parents[2] / "bench" / "records.csv"
+NOW = 1_700_000_000
+PAGE_ROWS = 64
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockCase:
+    """What is timed.
+
+    Args:
+        batch: requests.
+        history: rows of a history.
+        cached: of which these are in the pages.
+        candidates: of a request.
+        layers, width, heads: of the model; the heads share the width.
+        bias: with position and time bias.
+    """
+
+    batch: int
+    history: int = 4096
+    cached: int = 3968
+    candidates: int = 256
+    layers: int = 8
+    width: int = 1024
+    heads: int = 4
+    bias: bool = False
+
+    @property
+    def name(self) -> str:
+        """As in the column `case` of the records."""
+        bias = "-bias" if self.bias else ""
+        return f"block-{self.cached}of{self.history}{bias}-b{self.batch}"
+
+
+class Block:
+    """Layers of random weights, and pages full of random histories.
+
+    Args:
+        case: what is timed.
+        device: where.
+        dtype: of weights and pages.
+    """
+
+    def __init__(self, case: BlockCase, device: torch.device, dtype: torch.dtype) -> None:
+        self.case = case
+        self.config = HSTUConfig(
+            num_items=1, num_actions=1, tasks=(), hidden_size=case.width, num_layers=case.layers,
+            num_heads=case.heads, head_dim=case.width // case.heads, max_history=case.history,
+            chunk_size=1, norm_length=case.history, relative_bias=case.bias,
+        )  # fmt: skip
+        random = torch.Generator().manual_seed(0)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            layers = [HSTULayer(self.config) for _ in range(case.layers)]
+        self.layers = nn.ModuleList(layers).eval().to(device, dtype)
+        pages = -(-case.history // PAGE_ROWS)
+        shape = (case.batch * pages, case.heads, PAGE_ROWS, 2 * self.config.head_dim)
+        self.pages = [
+            torch.randn(shape, generator=random).to(device, dtype) for _ in range(case.layers)
+        ]
+        gaps = torch.randint(1, 10_000, (case.batch, pages * PAGE_ROWS), generator=random)
+        times = (NOW - gaps.flip(1).cumsum(1).flip(1)).to(device)
+        self.times = times.view(-1, PAGE_ROWS).contiguous()
+        self.page_table = torch.randperm(case.batch * pages, generator=random).int().to(device)
+        self.page_table = self.page_table.view(case.batch, pages)
+
+        new = case.history - case.cached
+        rows = new + case.candidates
+        self.x = torch.randn(case.batch * rows, case.width, generator=random).to(device, dtype)
+        place = torch.arange(case.cached, case.history, device=device)
+        page = self.page_table[:, place // PAGE_ROWS].long()
+        slots = torch.full((case.batch, rows), -1, device=device)
+        slots[:, :new] = page * PAGE_ROWS + place % PAGE_ROWS
+        limits = torch.full((case.batch, rows), case.history, device=device)
+        limits[:, :new] = place
+        self.slots, self.limits = slots.flatten(), limits.flatten()
+        row_times = torch.full((case.batch, rows), NOW, device=device)
+        row_times[:, :new] = self.times.flatten()[slots[:, :new]]
+        self.row_times = row_times.flatten()
+        self.offsets = (torch.arange(case.batch + 1, device=device) * rows).int()
+
+    @torch.inference_mode()
+    def run(self) -> Tensor:
+        """Hidden rows [R, W] of new rows and candidates."""
+        places = dict(zip(self.layers, self.pages, strict=True))
+
+        def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            page_write(k, v, self.slots, kv_pages=places[layer])
+            return paged_hstu_attention(
+                q, k, v, kv_pages=places[layer], timestamp_pages=self.times,
+                page_table=self.page_table, row_offsets=self.offsets, key_limits=self.limits,
+                timestamps=self.row_times, alpha=self.config.alpha,
+                norm_length=self.config.norm_length, bias=layer.bias,
+                max_new_rows=len(self.x) // self.case.batch, max_keys=self.case.history,
+            )  # fmt: skip
+
+        x = self.x
+        for layer in self.layers:
+            x = layer(x, attend)
+        return x
+
+
+def error_of(case: BlockCase, device: torch.device, dtype: torch.dtype) -> float:
+    """Error relative to plain PyTorch in float32 on the same weights and pages."""
+    block, exact = Block(case, device, dtype), Block(case, device, dtype)
+    exact.layers.float()
+    exact.x = exact.x.float()
+    exact.pages = [pages.float() for pages in exact.pages]
+    with use_backend("reference"):
+        expected = exact.run()
+    return float((block.run().float() - expected).norm() / expected.norm())
+
+
+def replayed(run: Callable[[], Tensor]) -> tuple[float, float]:
+    """Median and 95th percentile of a run's milliseconds, from a CUDA graph."""
+    from triton.testing import do_bench
+
+    run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    p50, p95 = do_bench(graph.replay, warmup=20, rep=200, quantiles=[0.5, 0.95])
+    return p50, p95
+
+
+def _event() -> torch.cuda.Event:
+    event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return event
+
+
+def main() -> None:
+    """Time the cases and append a row for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--commit", required=True)
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not torch.cuda.is_available():
+        parser.error("an NVIDIA GPU is needed")
+    device, dtype = torch.device("cuda"), torch.bfloat16
+    for bias in (False, True):
+        small = BlockCase(batch=2, history=320, cached=200, candidates=40, layers=2, bias=bias)
+        error = error_of(small, device, dtype)
+        for batch in (1, 8):
+            case = BlockCase(batch=batch, bias=bias)
+            block = Block(case, device, dtype)
+            with use_backend("reference"):
+                block.run()
+                begin, end = (_event() for _ in range(2))
+                begin.record()
+                block.run()
+                end.record()
+            torch.cuda.synchronize()
+            p50, p95 = replayed(block.run)
+            record = Record(
+                **where_and_when(options.commit), case=case.name, backend="triton",
+                dtype="bfloat16", p50_ms=p50, p95_ms=p95, rate=batch / p50 * 1e3,
+                unit="requests/s", reference="plain PyTorch eager",
+                reference_ms=begin.elapsed_time(end), error=error,
+                note=f"{case.layers} layers, {case.width} wide, {case.candidates} candidates, "
+                "CUDA graph; error of a smaller block against float32",
+            )  # fmt: skip
+            append_records(options.records, [record])
+            _log.info("%s: %.3f ms, error %.1e", case.name, p50, error)
+
+
+if __name__ == "__main__":
+    main()
