@@ -109,7 +109,7 @@ class HSTUPooler(Pooler):
                 request=one.request,
                 history_rows=one.history_rows,
                 # What a filter left empty is computed like the rest, and dropped below.
-                items=items.clamp(min=0),
+                items=items.clamp(min=0) if isinstance(one.op, RecommendOp) else items,
                 now=one.op.now if one.op else 0,
             )
             for one, (items, _) in zip(asked, chosen, strict=True)
@@ -120,7 +120,10 @@ class HSTUPooler(Pooler):
         fixed = torch.stack([items_R.double(), scores_R.double()], dim=1)
         columns = torch.cat([fixed, logits_RT.double()], dim=1).cpu()
         of_requests = torch.split(columns, [len(items) for items, _ in chosen])
-        return [one if (one[:, 0] >= 0).all() else one[one[:, 0] >= 0] for one in of_requests]
+        return [
+            part[part[:, 0] >= 0] if isinstance(one.op, RecommendOp) else part
+            for one, part in zip(asked, of_requests, strict=True)
+        ]
 
     def _finished(self, hidden: Tensor, metadata: PoolingMetadata) -> list[Finished]:
         cursor = metadata.get_pooling_cursor()
