@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,6 +95,14 @@ class ScoringEngine(ABC):
         Raises:
             EngineError: the engine failed.
         """
+
+    async def statistics(self) -> dict[str, Any]:
+        """What an operator would look at, by name; nothing for an engine that keeps nothing.
+
+        Raises:
+            EngineError: the engine does not answer.
+        """
+        return {}
 
     def close(self) -> None:  # noqa: B027  # most engines hold nothing that needs it
         """Give back what the engine holds; it answers no more."""

@@ -27,7 +27,7 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A request.
 
     id: no other one of the moment.
-    prompt: float32 [R, 4], from `vllm_plugin.prompt.pack`.
+    prompt: float32 [R, 4], from `vllm_plugin.prompt.pack`; empty to ask for statistics.
     kwargs: from `vllm_plugin.pooling_request`.
     """
 
@@ -40,6 +40,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An answer: the fields of `Scored` for n items and `tasks` tasks, or an error.
 
     items: int64 [n]; scores: float32 [n]; task_logits: float32 [n, tasks].
+    statistics: of the engine, where these were asked for.
     unavailable: of a failed start, whether vLLM cannot run here at all.
     """
 
@@ -50,4 +51,5 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tasks: int = 0
     cached_rows: int = 0
     error: str | None = None
+    statistics: dict[str, Any] | None = None
     unavailable: bool = False
