@@ -57,6 +57,7 @@ def rest_router(front: Front) -> APIRouter:
         return json_response(
             {
                 **describe(found),
+                "engines": await found.strategies.statistics(),
                 "users": await describe_users(found),
                 "requests": front.metrics.snapshot(),
                 "admission": front.admission.snapshot(),

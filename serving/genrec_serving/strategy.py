@@ -111,6 +111,19 @@ class Strategies:
             "auto": None if self._chooser is None else self._chooser.describe(),
         }
 
+    async def statistics(self) -> dict[str, dict[str, Any]]:
+        """What each engine says of itself, by its name; what cannot be had is left out."""
+        found = {}
+        for name, engine in self._started.items():
+            try:
+                statistics = await engine.statistics()
+            except EngineError as error:
+                logger.warning("no statistics of %s: %s", name, error)
+                continue
+            if statistics:
+                found[name] = statistics
+        return found
+
     async def measure(self, config: HSTUConfig) -> None:
         """Measure what ``auto`` decides by, where there is something to decide.
 

@@ -112,3 +112,20 @@ async def test_a_second_engine_is_started_with_vllm_only(monkeypatch, served_art
             with_second(default, second)
     with pytest.raises(EngineUnavailable):
         with_second("auto", "onnxruntime", onnx=EngineUnavailable("onnx: none"))
+
+
+async def test_statistics_of_engines_that_have_some(monkeypatch, served_artifact) -> None:
+    strategies = start(monkeypatch, served_artifact)
+    first = (await strategies.choose("vllm")).engine
+    second = (await strategies.choose("torch")).engine
+    assert await strategies.statistics() == {}
+
+    async def fine():
+        return {"kv_cache_usage": 0.5}
+
+    async def broken():
+        raise EngineError("gone")
+
+    monkeypatch.setattr(first, "statistics", fine)
+    monkeypatch.setattr(second, "statistics", broken)
+    assert await strategies.statistics() == {"vllm": {"kv_cache_usage": 0.5}}

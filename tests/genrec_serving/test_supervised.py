@@ -53,6 +53,9 @@ class Engine(ScoringEngine):
             raise EngineError("engine fragile: out of everything")
         return SCORED
 
+    async def statistics(self) -> dict[str, Any]:
+        return {"calls": self.calls}
+
     def close(self) -> None:
         self.closed = True
 
@@ -107,6 +110,7 @@ async def test_requests_in_flight_and_later_ones_fail_fast_until_it_is_back() ->
         assert caught.value.retry_after_s == 0.5
     assert not shop.engine.healthy
     assert shop.engine.describe()["state"] == "restarting"
+    assert await shop.engine.statistics() == {}
     with pytest.raises(EngineRestarting):
         await shop.engine.recommend(CALL)
     assert shop.made[0].calls == 4  # the dead one was not asked
@@ -116,6 +120,7 @@ async def test_requests_in_flight_and_later_ones_fail_fast_until_it_is_back() ->
     assert len(shop.made) == 2
     assert shop.made[0].closed
     assert shop.made[1].calls == 3  # the probe's two, and ours
+    assert await shop.engine.statistics() == {"calls": 3}
     described = shop.engine.describe()
     assert (described["state"], described["restarts"]) == ("running", 1)
     assert restarts("done") == before + 1

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,13 @@ class BrokenEngine:
     def __init__(self) -> None:
         self.entered = threading.Event()
         self.go = threading.Event()
-        self.engine_core = SimpleNamespace(shutdown=lambda: None)
 
-    def add_request(self, request_id: str, prompt: Any, params: Any) -> None:
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def add(self, request_id: str, prompt: Any, kwargs: Any) -> None:
         """Refuses histories of one row, as vLLM refuses what does not fit."""
-        if len(prompt["prompt_embeds"]) == 1:
+        if len(prompt) == 1:
             raise ValueError("too short\nfor me")
 
     def step(self) -> list[Any]:
@@ -38,7 +39,7 @@ class BrokenEngine:
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> BrokenEngine:
     engine = BrokenEngine()
-    monkeypatch.setattr(vllm_engine, "build_engine", lambda *_: engine)
+    monkeypatch.setattr(vllm_engine, "build_engine", lambda *_, **__: engine)
     return engine
 
 
@@ -83,7 +84,7 @@ async def test_a_closed_engine_answers_no_more(broken, served_artifact, truth) -
     [(ImportError("no module vllm"), EngineUnavailable), (RuntimeError("no memory"), EngineError)],
 )
 def test_a_failed_start_is_raised(monkeypatch, served_artifact, error, kind) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(vllm_engine, "build_engine", fail)

@@ -129,6 +129,10 @@ class SupervisedEngine(ScoringEngine):
         except EngineError as error:
             raise self._failure(engine, error) from error
 
+    async def statistics(self) -> dict[str, Any]:
+        """Of the engine; nothing while there is none that answers."""
+        return await self._engine.statistics() if self.healthy else {}
+
     def close(self) -> None:
         """Close the engine; it is not started again."""
         self._closed = True
