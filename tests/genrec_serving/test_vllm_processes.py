@@ -45,6 +45,13 @@ async def test_a_user_finds_the_cache_again(engines, truth) -> None:
     assert len({id(engines._engine_of(truth.rows(40, seed=100 + u))) for u in range(8)}) == 2
 
 
+async def test_statistics_of_each(engines) -> None:
+    found = (await engines.statistics())["processes"]
+    assert len(found) == 2
+    assert all(one["running"] == 0 and one["dtype"] == "float32" for one in found)
+    assert all(0 <= one["kv_cache_usage"] <= 1 and one["item_cache"] is None for one in found)
+
+
 async def test_a_refused_request_disturbs_nobody(engines, truth) -> None:
     rows = truth.rows(10, seed=3)
     engine = engines._engine_of(rows)

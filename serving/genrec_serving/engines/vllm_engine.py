@@ -115,6 +115,7 @@ class VllmEngine(ScoringEngine):
         self._gate = threading.Lock()
         self._end: str | None = None
         self._ids = itertools.count()
+        self._engine: CoreClient | None = None
         started: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run, args=(artifact, started), name="engine-vllm", daemon=True
@@ -136,6 +137,20 @@ class VllmEngine(ScoringEngine):
         """As the base class says."""
         kwargs = rank_kwargs(candidates=call.candidates, now=call.now)
         return await asyncio.wrap_future(self.submit(pack(call.rows), kwargs))
+
+    async def statistics(self) -> dict[str, Any]:
+        """As the base class says: of the scheduler, the graphs and the item cache."""
+        return self.current_statistics()
+
+    def current_statistics(self) -> dict[str, Any]:
+        """The same, from any thread.
+
+        Raises:
+            EngineError: the engine failed or was closed.
+        """
+        if self._end is not None or self._engine is None:
+            raise EngineError(self._end or "engine vllm: it is starting")
+        return self._engine.statistics()
 
     def close(self) -> None:
         """Fail what is waiting and end the thread."""
@@ -168,6 +183,7 @@ class VllmEngine(ScoringEngine):
             # The one who waits for the start gets it, whatever it is.
             started.set_exception(_start_error(error))
             return
+        self._engine = engine
         started.set_result(None)
         pending: dict[str, Job] = {}
         end = "engine vllm: it was closed"

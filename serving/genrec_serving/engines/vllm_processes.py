@@ -57,7 +57,7 @@ class VllmProcess:
         theirs.close()
         self._connection = Connection(ours.detach())
         self._sending = threading.Lock()
-        self._pending: dict[int, Future[Scored]] = {}
+        self._pending: dict[int, Future[Any]] = {}
         self._ids = itertools.count()
         self._end: str | None = None
         self._reader: threading.Thread | None = None
@@ -94,18 +94,31 @@ class VllmProcess:
             EngineError: the process ended.
         """
         answer: Future[Scored] = Future()
+        self._send(pack(rows).numpy().tobytes(), kwargs, answer)
+        return answer
+
+    def ask_statistics(self) -> Future[dict[str, Any]]:
+        """Ask for the engine's statistics.
+
+        Raises:
+            EngineError: the process ended.
+        """
+        answer: Future[dict[str, Any]] = Future()
+        self._send(b"", {}, answer)
+        return answer
+
+    def _send(self, prompt: bytes, kwargs: dict[str, Any], answer: Future[Any]) -> None:
         request_id = next(self._ids)
-        ask = Ask(request_id, pack(rows).numpy().tobytes(), kwargs)
+        message = msgspec.msgpack.encode(Ask(request_id, prompt, kwargs))
         with self._sending:
             if self._end is not None:
                 raise EngineError(self._end)
             self._pending[request_id] = answer
             try:
-                self._connection.send_bytes(msgspec.msgpack.encode(ask))
+                self._connection.send_bytes(message)
             except OSError as error:
                 self._pending.pop(request_id, None)
                 raise EngineError(f"engine vllm: its process ended ({error})") from error
-        return answer
 
     def close(self) -> None:
         """End the process; who waits gets an error."""
@@ -191,6 +204,12 @@ class VllmProcesses(ScoringEngine):
         kwargs = rank_kwargs(candidates=call.candidates, now=call.now)
         return await asyncio.wrap_future(self._engine_of(call.rows).submit(call.rows, kwargs))
 
+    async def statistics(self) -> dict[str, Any]:
+        """As the base class says, of each process."""
+        asked = [engine.ask_statistics() for engine in self._engines]
+        answers = await asyncio.gather(*(asyncio.wrap_future(answer) for answer in asked))
+        return {"processes": list(answers)}
+
     def close(self) -> None:
         """End all processes."""
         for engine in self._engines:
@@ -201,24 +220,27 @@ class VllmProcesses(ScoringEngine):
         return self._engines[zlib.crc32(key) % len(self._engines)]
 
 
-def _settle(answer: Future[Scored], reply: Reply) -> None:
+def _settle(answer: Future[Any], reply: Reply) -> None:
     if reply.error is not None:
         _fail(answer, reply.error)
         return
+    try:
+        answer.set_result(_scored(reply) if reply.statistics is None else reply.statistics)
+    except InvalidStateError:
+        logger.debug("nobody waits for this answer any more")
+
+
+def _scored(reply: Reply) -> Scored:
     items = np.frombuffer(reply.items, np.int64)
-    scored = Scored(
+    return Scored(
         items=items,
         scores=np.frombuffer(reply.scores, np.float32),
         task_logits=np.frombuffer(reply.task_logits, np.float32).reshape(len(items), reply.tasks),
         cached_rows=reply.cached_rows,
     )
-    try:
-        answer.set_result(scored)
-    except InvalidStateError:
-        logger.debug("nobody waits for this answer any more")
 
 
-def _fail(answer: Future[Scored], message: str) -> None:
+def _fail(answer: Future[Any], message: str) -> None:
     try:
         answer.set_exception(EngineError(message))
     except InvalidStateError:

@@ -64,6 +64,9 @@ class Worker:
         return 0
 
     def _take(self, engine: VllmEngine, ask: Ask) -> None:
+        if not ask.prompt:
+            self._send(self._statistics(engine, ask.id))
+            return
         # A copy, as PyTorch wants memory that may be written.
         words = np.frombuffer(ask.prompt, np.float32).reshape(-1, ROW_WIDTH).copy()
         try:
@@ -73,6 +76,12 @@ class Worker:
             # The parent starts a dead engine again with its process.
             raise EOFError from error
         answer.add_done_callback(partial(self._answer, ask.id))
+
+    def _statistics(self, engine: VllmEngine, request_id: int) -> Reply:
+        try:
+            return Reply(request_id, statistics=engine.current_statistics())
+        except EngineError as error:
+            return Reply(request_id, error=str(error))
 
     def _answer(self, request_id: int, answer: Future[Scored]) -> None:
         error = answer.exception()

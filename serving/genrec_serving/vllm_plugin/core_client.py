@@ -65,6 +65,10 @@ class Answer:
     cached_rows: int
 
 
+def _itself(model: Any) -> Any:
+    return model
+
+
 class CoreClient:
     """Adds requests to vLLM's engine core in this process, and steps it.
 
@@ -78,6 +82,7 @@ class CoreClient:
         from vllm.v1.engine import EngineCoreRequest
 
         self._core: Any = engine.engine_core
+        (self._model,) = engine.apply_model(_itself)
         self._request = EngineCoreRequest
         self._params = PoolingParams
         # What a version of vLLM asks for beyond what is said below, and has no default.
@@ -126,6 +131,17 @@ class CoreClient:
             stats = output.prefill_stats
             cached = 0 if stats is None else stats.num_cached_tokens
             yield Answer(output.request_id, output.pooling_output, cached)
+
+    def statistics(self) -> dict[str, Any]:
+        """Of the scheduler and the model, by name; from any thread, without waiting for a step."""
+        scheduler = self._core.engine_core.scheduler
+        running, waiting = scheduler.get_request_counts()
+        return {
+            "kv_cache_usage": round(scheduler.kv_cache_manager.usage, 4),
+            "running": running,
+            "waiting": waiting,
+            **self._model.statistics(),
+        }
 
     def close(self) -> None:
         """End the engine core."""

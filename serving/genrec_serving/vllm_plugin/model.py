@@ -227,6 +227,17 @@ class GenrecHSTU(nn.Module):
         logits_RT = self.hstu.task_logits(hidden_RW).float()
         return list(torch.split(logits_RT, sizes))
 
+    def statistics(self) -> dict[str, Any]:
+        """How passes run, and how the item cache does (None: the whole table is on the device)."""
+        passes = self.__dict__.get("_passes")
+        items = self.cached_items
+        return {
+            "dtype": str(self.compute.dtype).removeprefix("torch."),
+            "passes": self.compute.passes,
+            "graphs": 0 if passes is None else passes.captured,
+            "item_cache": None if items is None else items.statistics(),
+        }
+
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Fill the model from an artifact's file; returns the names of what was filled.
 
