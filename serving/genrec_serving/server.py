@@ -92,7 +92,7 @@ class ServerOptions:
     page_rows: int | None = None
     engine_requests: int = 32
     step_rows: int = 4096
-    engine_processes: int = 1
+    engine_processes: int | None = None
     downloads: Path | None = None
     open_repository: bool = False
     max_running: int = 64
@@ -334,8 +334,11 @@ def main(
     engine_requests: Annotated[int, typer.Option(min=1, help="vllm: most users of a step")] = 32,
     step_rows: Annotated[int, typer.Option(min=1, help="vllm: most history rows of a step")] = 4096,
     engine_processes: Annotated[
-        int, typer.Option(min=1, help="vllm: engines, each a process; 1: in the server's")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=0, help="vllm: engines, each a process; 0: in the server's; as the device"
+        ),
+    ] = None,
     downloads: Annotated[
         Path | None, typer.Option(help="where artifacts of the registry are put")
     ] = None,

@@ -253,7 +253,10 @@ def _not_started(name: str) -> str:
 
 
 def _vllm(artifact: Artifact, version: str, options: VllmOptions) -> ScoringEngine:
-    if options.processes > 1:
+    import torch
+
+    options = options.for_device(cuda=torch.cuda.is_available())
+    if options.processes:
         from genrec_serving.engines.vllm_processes import VllmProcesses
 
         return VllmProcesses(artifact, version=version, options=options)

@@ -16,6 +16,13 @@ pytestmark = pytest.mark.slow
 CANDIDATES = np.array([5, 9, 20])
 
 
+def test_an_engine_on_a_gpu_has_a_process_of_its_own() -> None:
+    assert VllmOptions().for_device(cuda=True).processes == 1
+    assert VllmOptions().for_device(cuda=False).processes == 0
+    assert VllmOptions(processes=0).for_device(cuda=True).processes == 0
+    assert VllmOptions(processes=3).for_device(cuda=False).processes == 3
+
+
 @pytest.fixture(scope="module")
 def engines(served_artifact) -> Iterator[VllmProcesses]:
     options = VllmOptions(kv_cache_mb=2, processes=2)
@@ -71,7 +78,7 @@ def test_a_model_that_cannot_be_loaded_says_so(served_artifact, tmp_path) -> Non
         path = tmp_path / "nothing"
 
     with pytest.raises(EngineError, match="nothing"):
-        VllmProcesses(Missing(), version="1", options=VllmOptions(processes=1))  # type: ignore[arg-type]
+        VllmProcesses(Missing(), version="1", options=VllmOptions())  # type: ignore[arg-type]
 
 
 async def test_a_killed_process_fails_its_requests_at_once(engines, truth) -> None:

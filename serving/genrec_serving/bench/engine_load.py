@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--dtype", default=None)
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=0)
     parser.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
@@ -239,7 +239,7 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
     ).for_device(cuda=cuda)
     model = artifact.load_model().to(device)
     events = preset.max_history * 3 // 4
-    start = VllmEngine if options.processes == 1 else VllmProcesses
+    start = VllmProcesses if options.processes else VllmEngine
     engine: ScoringEngine = start(artifact, version="1", options=chosen)
     try:
         users = Users(artifact, preset, options.users)
@@ -272,7 +272,7 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
         "dtype": chosen.dtype or "float32",
     }
     base_ms = stages[0][1] / batch
-    engines = "in process" if options.processes == 1 else f"{options.processes} processes"
+    engines = f"{options.processes} processes" if options.processes else "in process"
     records = [
         Record(
             **shared, case=f"{preset.case}-{name}", backend="vllm", p50_ms=load.quantile(0.5),

@@ -4,7 +4,7 @@ vLLM usually runs its engine in a process of its own, with a socket and msgpack 
 model of some megabytes that costs a second gigabyte of memory and more time than the model takes,
 so here the engine lives in a thread: requests come in by a queue, every turn of the thread's loop
 admits all that wait and runs one step (continuous batching), and answers go out through futures.
-Several engine processes behind one front are a matter of scale, and can use the same interface.
+`vllm_processes` has engines in processes of their own, for GPUs and for more cores.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ class VllmOptions:
         threads: of PyTorch.
         dtype: of weights and pages: "float32", "bfloat16" or "float16"; None for bfloat16 on a
             GPU and float32 on a CPU.
-        processes: engines, each in a process of its own with its share of `kv_cache_mb`; 1 runs
-            in this process (see `vllm_processes`).
+        processes: engines, each in a process of its own with its share of `kv_cache_mb` (see
+            `vllm_processes`); 0 for one in this process; None for 1 on a GPU, whose memory an
+            engine that died then gives back, and 0 on a CPU.
         passes: how rows run through the layers, see `vllm_plugin.passes`; None for graphs on a
             GPU and plain ones on a CPU.
     """
@@ -68,7 +69,7 @@ class VllmOptions:
     threads: int = 1
     dtype: str | None = None
     passes: str | None = None
-    processes: int = 1
+    processes: int | None = None
 
     def for_device(self, *, cuda: bool) -> VllmOptions:
         """Nothing left open."""
@@ -77,6 +78,7 @@ class VllmOptions:
             page_rows=self.page_rows or (64 if cuda else 16),
             dtype=self.dtype or ("bfloat16" if cuda else "float32"),
             passes=self.passes or ("graphs" if cuda else "plain"),
+            processes=int(cuda) if self.processes is None else self.processes,
         )
 
 

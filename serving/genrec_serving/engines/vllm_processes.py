@@ -163,7 +163,7 @@ class VllmProcess:
 
 
 class VllmProcesses(ScoringEngine):
-    """As many engines as `options.processes` says; users are dealt to them by their history.
+    """As many engines as `options.processes` says, at least one, each with its own users.
 
     Args:
         artifact: the model.
@@ -178,9 +178,10 @@ class VllmProcesses(ScoringEngine):
     name = "vllm"
 
     def __init__(self, artifact: Artifact, *, version: str, options: VllmOptions) -> None:
-        share = replace(options, processes=1, kv_cache_mb=options.kv_cache_mb // options.processes)
+        count = options.processes or 1
+        share = replace(options, processes=0, kv_cache_mb=options.kv_cache_mb // count)
         self._engines = [
-            VllmProcess(artifact, version=version, options=share) for _ in range(options.processes)
+            VllmProcess(artifact, version=version, options=share) for _ in range(count)
         ]
         try:
             for engine in self._engines:
