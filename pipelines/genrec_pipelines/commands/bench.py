@@ -6,7 +6,7 @@ import typer
 
 from genrec_pipelines.commands.bench_cache import cache
 from genrec_pipelines.commands.bench_serve import serve
-from genrec_serving.bench.load_command import load
+from genrec_serving.bench.load import load
 
 bench = typer.Typer(no_args_is_help=True, help="Measure on this machine, and record it.")
 bench.command()(serve)

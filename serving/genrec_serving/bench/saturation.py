@@ -10,7 +10,7 @@ from genrec_model.errors import DataError
 from genrec_model.files import replacing
 
 _SUFFIX = "-open"
-#: In the note of a record, as `load_command` writes it.
+#: In the note of a record, as `load` writes it.
 _OFFERED = r"([0-9.e+]+)/s offered"
 
 

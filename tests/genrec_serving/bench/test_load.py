@@ -12,10 +12,10 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from genrec_model.errors import DataError, EngineError
-from genrec_serving.bench.load import Measured, measure_load
-from genrec_serving.bench.load_command import load, load_record
+from genrec_serving.bench.load import load, load_record
 from genrec_serving.bench.records import append
 from genrec_serving.bench.saturation import curves, write_plot
+from genrec_serving.bench.visits import Measured, measure_load
 from genrec_serving.bench.workload import LoadPlan
 
 PLAN = LoadPlan(url="http://x", rate=100.0)
