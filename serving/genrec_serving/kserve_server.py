@@ -33,14 +33,14 @@ from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
 from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 
 from genrec_model.errors import EngineError, RequestError
-from genrec_serving.error_responses import (
+from genrec_serving.predictor import RecommenderModel
+from genrec_serving.surfaces.error_responses import (
     ReadableInterceptor,
     StatusInterceptor,
     add_error_handlers,
 )
-from genrec_serving.predictor import RecommenderModel
-from genrec_serving.request_guard import HttpLimits, RequestGuard
-from genrec_serving.tokens import TokenInterceptor, Tokens
+from genrec_serving.surfaces.request_guard import HttpLimits, RequestGuard
+from genrec_serving.surfaces.tokens import TokenInterceptor, Tokens
 
 logger = logging.getLogger(__name__)
 

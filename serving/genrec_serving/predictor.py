@@ -12,14 +12,14 @@ import orjson
 from kserve import InferRequest, InferResponse, Model
 
 from genrec_model.errors import EngineRestarting, RequestError
-from genrec_serving.admission import Admission
-from genrec_serving.api import make_query
-from genrec_serving.front import Front
-from genrec_serving.metrics import RequestMetrics, Surface
 from genrec_serving.recommender import Recommender
 from genrec_serving.requests import Answer, RankQuery, RecommendQuery
-from genrec_serving.schemas import MAX_BATCH, answer_to_dict
-from genrec_serving.v2_tensors import TensorCodec, at, tensor_error
+from genrec_serving.surfaces.admission import Admission
+from genrec_serving.surfaces.api import make_query
+from genrec_serving.surfaces.front import Front
+from genrec_serving.surfaces.schemas import MAX_BATCH, answer_to_dict
+from genrec_serving.surfaces.v2_tensors import TensorCodec, at, tensor_error
+from genrec_serving.telemetry.metrics import RequestMetrics, Surface
 
 
 class RecommenderModel(Model):

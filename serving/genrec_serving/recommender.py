@@ -28,8 +28,8 @@ from genrec_serving.requests import (
     RecommendQuery,
     ScoredItem,
 )
-from genrec_serving.strategy import STRATEGIES, Choice, Strategies
-from genrec_serving.tracing import span
+from genrec_serving.strategies.strategy import STRATEGIES, Choice, Strategies
+from genrec_serving.telemetry.tracing import span
 from genrec_serving.users.histories import UserHistories
 
 

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from genrec_model.errors import GenrecError, UserError
-from genrec_serving.logs import LogFormat, logging_config
+from genrec_serving.telemetry.logs import LogFormat, logging_config
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from genrec_serving.engines.vllm_engine import VllmOptions
-    from genrec_serving.front import Front
     from genrec_serving.predictor import RecommenderModel
     from genrec_serving.recommender import Recommender
+    from genrec_serving.surfaces.front import Front
 
 # Not `__name__`, which is `__main__` where this is the program.
 logger = logging.getLogger("genrec_serving.server")
@@ -180,7 +180,7 @@ def load_recommender(options: ServerOptions) -> Recommender:
     from genrec_model.settings import settings
     from genrec_serving.histories import ParquetHistories
     from genrec_serving.recommender import Recommender
-    from genrec_serving.strategy import start_strategies
+    from genrec_serving.strategies.strategy import start_strategies
     from genrec_serving.users.histories import UserHistories
     from genrec_serving.users.open_store import open_store
 
@@ -215,10 +215,10 @@ def build_app(front: Front) -> FastAPI:
     """The web application with the REST API; KServe adds its routes when the server starts."""
     from fastapi import FastAPI
 
-    from genrec_serving.api import RecommendApi
-    from genrec_serving.hot_routes import HotRoutes
-    from genrec_serving.rest import rest_router
-    from genrec_serving.rest_users import users_router
+    from genrec_serving.surfaces.api import RecommendApi
+    from genrec_serving.surfaces.hot_routes import HotRoutes
+    from genrec_serving.surfaces.rest import rest_router
+    from genrec_serving.surfaces.rest_users import users_router
 
     app = FastAPI(
         title="genrec",
@@ -239,12 +239,12 @@ def run_server(options: ServerOptions) -> None:
         GenrecError: the model cannot be loaded.
     """
     from genrec_model.settings import settings
-    from genrec_serving.admission import Admission, AdmissionLimits
     from genrec_serving.kserve_server import Address, RecommenderServer, Security, Stopping
-    from genrec_serving.metrics import RequestMetrics
     from genrec_serving.predictor import RecommenderModel
-    from genrec_serving.request_guard import HttpLimits
-    from genrec_serving.tokens import Tokens
+    from genrec_serving.surfaces.admission import Admission, AdmissionLimits
+    from genrec_serving.surfaces.request_guard import HttpLimits
+    from genrec_serving.surfaces.tokens import Tokens
+    from genrec_serving.telemetry.metrics import RequestMetrics
 
     limits = AdmissionLimits(
         running=options.max_running,
@@ -283,7 +283,7 @@ def tracing(options: ServerOptions) -> Iterator[None]:
     if options.otlp_endpoint is None:
         yield
         return
-    from genrec_serving.tracing import otlp_exporter, trace_to
+    from genrec_serving.telemetry.tracing import otlp_exporter, trace_to
 
     provider = trace_to(otlp_exporter(options.otlp_endpoint), service=options.model_name)
     try:

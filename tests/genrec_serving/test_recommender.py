@@ -12,7 +12,7 @@ from genrec_serving.engines.vllm_engine import VllmOptions
 from genrec_serving.histories import ParquetHistories
 from genrec_serving.recommender import Recommender
 from genrec_serving.requests import Events, RankQuery, RecommendQuery
-from genrec_serving.strategy import Strategies, start_strategies
+from genrec_serving.strategies.strategy import Strategies, start_strategies
 from genrec_serving.users.histories import UserHistories
 from genrec_serving.users.memory_store import MemoryStore
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from genrec_model.errors import EngineError
 from genrec_serving.bench.workload import LoadPlan, SyntheticUser, arrivals, popularity
-from genrec_serving.memory import resident_mb
+from genrec_serving.telemetry.memory import resident_mb
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -9,7 +9,7 @@ import pytest
 
 from genrec_serving.requests import Answer, ScoredItem
 from genrec_serving.rollout.golden import parse_answer, read_golden, request_body, score_error
-from genrec_serving.schemas import RecommendBody, answer_to_dict, parse_json
+from genrec_serving.surfaces.schemas import RecommendBody, answer_to_dict, parse_json
 
 
 def test_requests_are_what_the_rest_api_takes(golden: list[dict[str, Any]]) -> None:

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from genrec_model.errors import ConfigError
-from genrec_serving.request_context import CONTEXT
-from genrec_serving.request_guard import HttpLimits, RequestGuard
-from genrec_serving.tokens import Tokens
+from genrec_serving.surfaces.request_context import CONTEXT
+from genrec_serving.surfaces.request_guard import HttpLimits, RequestGuard
+from genrec_serving.surfaces.tokens import Tokens
 
 
 class App:

@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 
 from genrec_model.errors import RequestError
-from genrec_serving.front import Front
 from genrec_serving.requests import Answer, RankQuery, RecommendQuery
-from genrec_serving.schemas import (
+from genrec_serving.surfaces.front import Front
+from genrec_serving.surfaces.schemas import (
     MAX_BATCH,
     BatchBody,
     RankBody,

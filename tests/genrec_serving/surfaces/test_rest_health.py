@@ -9,11 +9,11 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from genrec_model.errors import EngineError
-from genrec_serving.admission import Admission, AdmissionLimits
-from genrec_serving.error_responses import add_error_handlers
-from genrec_serving.front import Front
-from genrec_serving.metrics import RequestMetrics
-from genrec_serving.rest import rest_router
+from genrec_serving.surfaces.admission import Admission, AdmissionLimits
+from genrec_serving.surfaces.error_responses import add_error_handlers
+from genrec_serving.surfaces.front import Front
+from genrec_serving.surfaces.rest import rest_router
+from genrec_serving.telemetry.metrics import RequestMetrics
 
 
 def client_of(get_recommender: Any) -> tuple[httpx.AsyncClient, CollectorRegistry]:

@@ -9,10 +9,10 @@ import pytest
 
 from genrec_model.features.rows import history_rows
 from genrec_model.hstu import HSTUConfig
-from genrec_serving.auto import AutoChooser
-from genrec_serving.costs import Work, measure_costs
 from genrec_serving.engines.interface import RankCall, Scored, ScoringEngine
-from genrec_serving.returning import ReturningHistories
+from genrec_serving.strategies.auto import AutoChooser
+from genrec_serving.strategies.costs import Work, measure_costs
+from genrec_serving.strategies.returning import ReturningHistories
 
 CONFIG = HSTUConfig(
     num_items=500, num_actions=4, tasks=(), hidden_size=8, num_layers=1, num_heads=1, head_dim=8,

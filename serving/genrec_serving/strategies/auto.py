@@ -20,9 +20,9 @@ from typing import Any
 
 from genrec_model.features.rows import UserRows
 from genrec_model.hstu import HSTUConfig
-from genrec_serving.costs import EngineCosts, Work, measure_costs
 from genrec_serving.engines.interface import ScoringEngine
-from genrec_serving.returning import ReturningHistories
+from genrec_serving.strategies.costs import EngineCosts, Work, measure_costs
+from genrec_serving.strategies.returning import ReturningHistories
 
 #: Seconds in which each of the two engines is measured.
 BUDGET_S = 5.0

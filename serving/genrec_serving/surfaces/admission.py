@@ -23,7 +23,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from prometheus_client import Counter as Count
 
 from genrec_model.errors import ConfigError, Overloaded
-from genrec_serving.request_context import CONTEXT
+from genrec_serving.surfaces.request_context import CONTEXT
 
 #: Why a request was not answered.
 Refusal = Literal["queue_full", "too_slow", "expired", "cancelled"]

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from genrec_model.errors import RequestError
-from genrec_serving.admission import Admission
-from genrec_serving.metrics import RequestMetrics, Surface
 from genrec_serving.recommender import Recommender
 from genrec_serving.requests import Answer, RankQuery, RecommendQuery
+from genrec_serving.surfaces.admission import Admission
+from genrec_serving.telemetry.metrics import RequestMetrics, Surface
 
 #: Gives the recommender, or raises `EngineError` while there is none yet.
 GetRecommender = Callable[[], Recommender]

@@ -24,7 +24,7 @@ from genrec_serving.requests import (
     RankQuery,
     RecommendQuery,
 )
-from genrec_serving.strategy import Strategy
+from genrec_serving.strategies.strategy import Strategy
 from genrec_serving.users.events import MAX_APPEND, MAX_ID_LENGTH, UserEvent
 
 #: Most users of one request.

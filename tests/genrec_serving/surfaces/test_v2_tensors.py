@@ -10,7 +10,7 @@ from kserve import InferInput, InferRequest
 from genrec_model.errors import RequestError
 from genrec_model.features.vocabulary import Vocabulary
 from genrec_serving.requests import Answer, RankQuery, RecommendQuery, ScoredItem
-from genrec_serving.v2_tensors import TensorCodec
+from genrec_serving.surfaces.v2_tensors import TensorCodec
 
 
 @pytest.fixture(scope="module")

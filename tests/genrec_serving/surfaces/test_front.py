@@ -15,18 +15,18 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import CollectorRegistry
 
 from genrec_model.errors import EngineError
-from genrec_serving import tracing
-from genrec_serving.admission import Admission, AdmissionLimits
 from genrec_serving.engines.supervised import SupervisedEngine
 from genrec_serving.engines.torch_engine import TorchEngine
-from genrec_serving.error_responses import add_error_handlers
-from genrec_serving.front import Front
-from genrec_serving.logs import logging_config
-from genrec_serving.metrics import RequestMetrics
 from genrec_serving.recommender import Recommender
-from genrec_serving.request_guard import RequestGuard
 from genrec_serving.server import build_app
-from genrec_serving.strategy import Strategies
+from genrec_serving.strategies.strategy import Strategies
+from genrec_serving.surfaces.admission import Admission, AdmissionLimits
+from genrec_serving.surfaces.error_responses import add_error_handlers
+from genrec_serving.surfaces.front import Front
+from genrec_serving.surfaces.request_guard import RequestGuard
+from genrec_serving.telemetry import tracing
+from genrec_serving.telemetry.logs import logging_config
+from genrec_serving.telemetry.metrics import RequestMetrics
 
 BODY = {"history": [{"item_id": 1000, "action": "view", "timestamp": 5}], "now": 1000, "k": 3}
 

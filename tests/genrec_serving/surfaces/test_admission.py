@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from genrec_model.errors import ConfigError, Overloaded
-from genrec_serving.admission import Admission, AdmissionLimits
-from genrec_serving.request_context import CONTEXT, RequestContext
+from genrec_serving.surfaces.admission import Admission, AdmissionLimits
+from genrec_serving.surfaces.request_context import CONTEXT, RequestContext
 
 
 class Clock:

@@ -13,11 +13,11 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from genrec_model.errors import EngineError
-from genrec_serving.api import RecommendApi
-from genrec_serving.front import Front
 from genrec_serving.recommender import Recommender
 from genrec_serving.requests import MAX_CANDIDATES, MAX_EVENTS, MAX_K
-from genrec_serving.schemas import (
+from genrec_serving.surfaces.api import RecommendApi
+from genrec_serving.surfaces.front import Front
+from genrec_serving.surfaces.schemas import (
     AnswerBody,
     BatchAnswersBody,
     BatchBody,

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from genrec_model.errors import RequestError
-from genrec_serving.front import GetRecommender
 from genrec_serving.recommender import Recommender
-from genrec_serving.rest import json_response
-from genrec_serving.schemas import (
+from genrec_serving.surfaces.front import GetRecommender
+from genrec_serving.surfaces.rest import json_response
+from genrec_serving.surfaces.schemas import (
     AppendBody,
     AppendedBody,
     ErrorBody,

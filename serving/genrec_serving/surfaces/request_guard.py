@@ -18,10 +18,10 @@ from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genrec_model.errors import ConfigError, RequestError
-from genrec_serving.error_responses import error_body
-from genrec_serving.request_context import CONTEXT, RequestContext
-from genrec_serving.tokens import Tokens
-from genrec_serving.tracing import is_tracing, request_span
+from genrec_serving.surfaces.error_responses import error_body
+from genrec_serving.surfaces.request_context import CONTEXT, RequestContext
+from genrec_serving.surfaces.tokens import Tokens
+from genrec_serving.telemetry.tracing import is_tracing, request_span
 
 logger = logging.getLogger("genrec_serving.access")
 

@@ -17,7 +17,12 @@ from genrec_model.errors import (
     RequestError,
     StoreError,
 )
-from genrec_serving.error_responses import StatusInterceptor, error_answer, place, retry_after
+from genrec_serving.surfaces.error_responses import (
+    StatusInterceptor,
+    error_answer,
+    place,
+    retry_after,
+)
 
 BUSY = Overloaded("too many", status=429, retry_after_s=2.5)
 LATE = Overloaded("too late", status=503, retry_after_s=0.0)

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from genrec_serving.api import RecommendApi
-from genrec_serving.error_responses import error_answer, retry_after
+from genrec_serving.surfaces.api import RecommendApi
+from genrec_serving.surfaces.error_responses import error_answer, retry_after
 
 
 class HotRoutes:

@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 
 from genrec_model.errors import EngineError, StoreError
-from genrec_serving.error_responses import add_error_handlers
-from genrec_serving.rest_users import users_router
+from genrec_serving.surfaces.error_responses import add_error_handlers
+from genrec_serving.surfaces.rest_users import users_router
 from genrec_serving.users.histories import UserHistories
 from genrec_serving.users.memory_store import MemoryStore
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
-from genrec_serving.request_context import CONTEXT
+from genrec_serving.surfaces.request_context import CONTEXT
 
 LogFormat = Literal["text", "json"]
 

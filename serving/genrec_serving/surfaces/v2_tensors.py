@@ -52,9 +52,9 @@ from genrec_serving.requests import (
     RankQuery,
     RecommendQuery,
 )
-from genrec_serving.schemas import MAX_BATCH, Body, parse_value
-from genrec_serving.strategy import Strategy
-from genrec_serving.v2_decode import Array, decode, wrong
+from genrec_serving.strategies.strategy import Strategy
+from genrec_serving.surfaces.schemas import MAX_BATCH, Body, parse_value
+from genrec_serving.surfaces.v2_decode import Array, decode, wrong
 
 #: Parameters that belong to the protocol, not to the model.
 _PROTOCOL_PARAMETERS = {"binary_data_output", "binary_data_size"}

@@ -18,11 +18,11 @@ from genrec_model.artifact import Artifact
 from genrec_model.errors import ConfigError, EngineError, EngineUnavailable
 from genrec_model.features.rows import UserRows
 from genrec_model.hstu import HSTUConfig
-from genrec_serving.auto import AutoChooser
 from genrec_serving.engines.interface import ScoringEngine
 from genrec_serving.engines.supervised import SupervisedEngine
 from genrec_serving.engines.vllm_engine import VllmOptions
-from genrec_serving.memory import resident_mb
+from genrec_serving.strategies.auto import AutoChooser
+from genrec_serving.telemetry.memory import resident_mb
 
 logger = logging.getLogger(__name__)
 

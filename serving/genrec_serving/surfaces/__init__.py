@@ -1,0 +1,1 @@
+"""Everything a request meets before the recommender: guard, routes, decoding, admission, errors."""
