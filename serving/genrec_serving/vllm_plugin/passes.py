@@ -85,24 +85,20 @@ def size_of(inputs: PassInputs, max_requests: int) -> PassSize:
 
 
 def usual_sizes(max_requests: int) -> list[PassSize]:
-    """Sizes that are captured before the first request: a few returning users up to as many as
-    fit, each with some new rows or a list of candidates, and new users.
+    """Sizes that are captured before the first request, for one request up to as many as fit.
+
+    Returning users bring some new rows, and those of their last page, which is cached only when it
+    is full; new users bring a whole history; either brings candidates to rank.
     """
-    requests = 1
     sizes = []
+    requests = 1
     while True:
-        returning = max(16 * requests, MIN_GRAPH_ROWS)
-        sizes.append(PassSize(min(returning, MAX_GRAPH_ROWS), requests, 16, writes=True))
+        for of_each in (16, 48, 64, 2048):
+            rows = min(max(of_each * requests, MIN_GRAPH_ROWS), MAX_GRAPH_ROWS)
+            new_rows = of_each if of_each in FEW_ROWS else rows
+            sizes.append(PassSize(rows, requests, new_rows, writes=True))
         ranked = min(128 * requests, MAX_GRAPH_ROWS)
         sizes.append(PassSize(ranked, requests, ranked, writes=False))
-        sizes.append(
-            PassSize(
-                min(2048 * requests, MAX_GRAPH_ROWS),
-                requests,
-                min(2048 * requests, MAX_GRAPH_ROWS),
-                writes=True,
-            )
-        )
         if requests == max_requests:
             return list(dict.fromkeys(sizes))
         requests = min(4 * requests, max_requests)
