@@ -18,7 +18,6 @@ from genrec_kernels.triton.hstu_tile import (
     dot,
     half_position_bias,
     key_tiles,
-    load_apart,
     load_bucket,
     masked_tile,
     program_place,
@@ -27,6 +26,7 @@ from genrec_kernels.triton.hstu_tile import (
     tile_buckets,
     visible,
 )
+from genrec_kernels.triton.load_apart import load_apart
 
 
 @triton.jit(do_not_specialize=["num_sequence_heads", "num_row_tiles", "group", "num_blocks"])
@@ -131,7 +131,7 @@ def hstu_attention_backward_q(
         half_MN = dot(q_MD, tl.trans(k_ND), zero_MN, INTERPRETED) * half_alpha
         if HAS_BIAS:
             low, high = tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N)
-            k_sec_N = load_apart(seconds_ptr + tl.minimum(key_N, num_rows - 1), INTERPRETED)
+            k_sec_N = load_apart(seconds_ptr + tl.minimum(key_N, num_rows - 1), not INTERPRETED)
             half_MN = add_half_time_bias(
                 half_MN,
                 q_sec_M[:, None],
@@ -261,7 +261,7 @@ def hstu_attention_backward_kv(
         half_NM = dot(k_ND, tl.trans(q_MD), zero_NM, INTERPRETED) * half_alpha
         if HAS_BIAS:
             low, high = tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N)
-            q_sec_M = load_apart(seconds_ptr + tl.minimum(row_M, num_rows - 1), INTERPRETED)
+            q_sec_M = load_apart(seconds_ptr + tl.minimum(row_M, num_rows - 1), not INTERPRETED)
             half_NM = add_half_time_bias(
                 half_NM,
                 q_sec_M[None, :],

@@ -16,7 +16,6 @@ from genrec_kernels.triton.hstu_tile import (
     dot,
     half_position_bias,
     key_tiles,
-    load_apart,
     load_bucket,
     masked_tile,
     program_place,
@@ -25,6 +24,7 @@ from genrec_kernels.triton.hstu_tile import (
     tile_buckets,
     visible,
 )
+from genrec_kernels.triton.load_apart import load_apart
 
 
 @triton.jit(do_not_specialize=["num_sequence_heads", "num_row_tiles", "group", "num_blocks"])
@@ -126,7 +126,7 @@ def hstu_attention_forward(
         if HAS_BIAS:
             low, high = tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N)
             begin_sec, base, after = load_bucket(cells_ptr, low, INTERPRETED)
-            k_sec_N = load_apart(seconds_ptr + key_N, INTERPRETED)
+            k_sec_N = load_apart(seconds_ptr + key_N, not INTERPRETED)
             bias_MN = half_position_bias(
                 limit_M[:, None], key_N[None, :], pairs_ptr, num_positions, True, CLAMP, INTERPRETED
             )
@@ -169,7 +169,7 @@ def hstu_attention_forward(
         half_MN = dot(q_MD, tl.trans(k_ND), zero_MN, INTERPRETED) * half_alpha
         if HAS_BIAS:
             low, high = tile_buckets(buckets_ptr, first_row, first_key, num_blocks, M, N)
-            k_sec_N = load_apart(seconds_ptr + tl.minimum(key_N, num_rows - 1), INTERPRETED)
+            k_sec_N = load_apart(seconds_ptr + tl.minimum(key_N, num_rows - 1), not INTERPRETED)
             half_MN = add_half_time_bias(
                 half_MN,
                 q_sec_M[:, None],

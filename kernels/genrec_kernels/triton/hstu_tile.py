@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from genrec_kernels.plan_blocks import BLOCK_ROWS
+from genrec_kernels.triton.load_apart import load_apart
 
 #: Cells of time differences: none, then 8 for each octave up to 2^31.
 TIME_CELLS = tl.constexpr(1 + 31 * 8)
@@ -109,34 +110,15 @@ def half_time_bias(apart, cells_ptr, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def load_apart(pointers, INTERPRETED: tl.constexpr):
-    """int32, a scalar or a tensor, loaded out of the sight of Triton's pipeliner.
-
-    It would bring whatever a product depends on through shared memory, and wait for it there.
-    """
-    if INTERPRETED:
-        return tl.load(pointers)
-    else:
-        return tl.inline_asm_elementwise(
-            "ld.global.nc.u32 $0, [$1];",
-            "=r,l",
-            [pointers.to(tl.int64)],
-            dtype=tl.int32,
-            is_pure=True,
-            pack=1,
-        )
-
-
-@triton.jit
 def load_bucket(cells_ptr, bucket, INTERPRETED: tl.constexpr):
     """The next bucket's first difference, half the bias of a bucket, and half that of the next.
 
     Branches wait for what they load, so these are loaded before them.
     """
     entry_ptr = cells_ptr + 4 * (TIME_CELLS + bucket)
-    base = load_apart(entry_ptr + 1, INTERPRETED).to(tl.float32, bitcast=True)
-    after = load_apart(entry_ptr + 2, INTERPRETED).to(tl.float32, bitcast=True)
-    return load_apart(entry_ptr, INTERPRETED), base, after
+    base = load_apart(entry_ptr + 1, not INTERPRETED).to(tl.float32, bitcast=True)
+    after = load_apart(entry_ptr + 2, not INTERPRETED).to(tl.float32, bitcast=True)
+    return load_apart(entry_ptr, not INTERPRETED), base, after
 
 
 @triton.jit

@@ -17,7 +17,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from genrec_kernels.triton.paged_scores import half_bias, load_apart, silu_of_half
+from genrec_kernels.triton.hstu_tile import silu_of_half
+from genrec_kernels.triton.load_apart import load_apart
+from genrec_kernels.triton.paged_scores import half_bias
 
 # Times as int32 seconds from the middle of a tile's rows: rows within 17 years of it, keys cut to
 # 51 years, so a difference fits in int32, and one that was cut is beyond 34 years (2^30 seconds),

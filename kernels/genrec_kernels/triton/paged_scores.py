@@ -1,4 +1,4 @@
-"""What paged attention makes of a score: its bias and its SiLU.
+"""The bias of a score in paged attention.
 
 Letters in shapes: T query rows of a tile (1 where all rows share a bias), L keys of a tile.
 """
@@ -10,54 +10,12 @@ import triton
 import triton.language as tl
 
 from genrec_kernels.relative_bias import LOG_BUCKET_WIDTH
+from genrec_kernels.triton.load_apart import load_apart
 
 # ln 2 / 0.301: buckets per doubling of the time difference.
 _BUCKETS_PER_OCTAVE = tl.constexpr(0.6931471805599453 / LOG_BUCKET_WIDTH)
 # Far more than the error of log2 times the number of buckets, far less than a bucket.
 _GUESS_MARGIN = tl.constexpr(1e-3)
-
-
-@triton.jit
-def silu_of_half(half, FAST: tl.constexpr):
-    """``SiLU(2 · half)``: callers fold the 2 into a scale that they multiply by anyway.
-
-    FAST takes the GPU's own tanh (relative error 2^-11, an instruction), which 16-bit results
-    cannot tell from the exact one.
-    """
-    if FAST:
-        tanh = tl.inline_asm_elementwise(
-            "tanh.approx.f32 $0, $1;", "=f,f", [half], dtype=tl.float32, is_pure=True, pack=1
-        )
-        return half + half * tanh
-    score = 2.0 * half
-    return score * tl.sigmoid(score)
-
-
-@triton.jit
-def load_apart(pointers, ASM: tl.constexpr):
-    """Load, out of the sight of Triton's pipeliner.
-
-    It would copy whatever a product depends on through shared memory, an iteration ahead, and
-    wait for it there. That is right for tiles of keys, and wrong for tables that stay in the L1
-    cache and for what the loop itself loads ahead.
-    """
-    if ASM and pointers.dtype.element_ty == tl.float32:
-        return tl.inline_asm_elementwise(
-            "ld.global.nc.f32 $0, [$1];", "=f,l", [pointers.to(tl.int64)],
-            dtype=tl.float32, is_pure=True, pack=1,
-        )  # fmt: skip
-    elif ASM and pointers.dtype.element_ty == tl.int32:
-        return tl.inline_asm_elementwise(
-            "ld.global.nc.u32 $0, [$1];", "=r,l", [pointers.to(tl.int64)],
-            dtype=tl.int32, is_pure=True, pack=1,
-        )  # fmt: skip
-    elif ASM and pointers.dtype.element_ty == tl.int64:
-        return tl.inline_asm_elementwise(
-            "ld.global.nc.u64 $0, [$1];", "=l,l", [pointers.to(tl.int64)],
-            dtype=tl.int64, is_pure=True, pack=1,
-        )  # fmt: skip
-    else:
-        return tl.load(pointers)
 
 
 @triton.jit
