@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.reference import norm_gate as reference
@@ -74,10 +75,6 @@ def _implementation(x: Tensor, backend: str | None) -> Any:
     return fused_norm_gate
 
 
-def _whole_rows(x: Tensor) -> Tensor:
-    return x if x.stride(1) == 1 else x.contiguous()
-
-
 @torch.library.custom_op("genrec::norm_gate", mutates_args=())
 def _norm_gate(
     x: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, backend: str | None
@@ -85,7 +82,7 @@ def _norm_gate(
     run = _implementation(x, backend).norm_gate
     with on_device_of(x):
         out, mean, rstd = run(
-            _whole_rows(x), _whole_rows(u), weight.contiguous(), bias.contiguous(), eps
+            contiguous_rows(x), contiguous_rows(u), weight.contiguous(), bias.contiguous(), eps
         )
     return out, mean, rstd
 
@@ -108,7 +105,7 @@ def _norm_gate_backward(
     backend: str | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     run = _implementation(x, backend).norm_gate_backward
-    rows = (_whole_rows(t) for t in (grad, x, u))
+    rows = (contiguous_rows(t) for t in (grad, x, u))
     with on_device_of(x):
         grad_x, grad_u, grad_weight, grad_bias = run(
             *rows, weight.contiguous(), bias.contiguous(), mean, rstd

@@ -6,16 +6,20 @@ P and C entries of the position and time tables.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from genrec_kernels import reference
+from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.jagged import JaggedRows, offsets_of
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.time_plan import MAX_TRITON_BUCKETS, TimePlan, plan_times
+
+if TYPE_CHECKING:
+    from genrec_kernels.triton.hstu_attention import AttentionArguments
 
 _MAX_TRITON_WIDTH = 256
 _TRITON_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -164,19 +168,9 @@ def _hstu_attention(
         from genrec_kernels.triton import hstu_attention as kernels
 
         return kernels.forward(
-            kernels.AttentionArguments(
-                q=_dense(q),
-                k=_dense(k),
-                v=_dense(v),
-                offsets=offsets,
-                histories=history_lengths,
-                max_rows=max_rows,
-                key_limits=key_limits,
-                alpha=alpha,
-                norm_length=norm_length,
-                window=window,
-                bias=bias,
-                times=_time_plan(seconds, buckets, bias),
+            _kernel_arguments(
+                *(q, k, v, offsets, history_lengths, key_limits, bias, seconds, buckets),
+                *(max_rows, alpha, norm_length, window),
             )
         )
     return reference.hstu_attention(
@@ -228,19 +222,9 @@ def _hstu_attention_backward(
         from genrec_kernels.triton import hstu_attention as kernels
 
         gradients = kernels.backward(
-            kernels.AttentionArguments(
-                q=_dense(q),
-                k=_dense(k),
-                v=_dense(v),
-                offsets=offsets,
-                histories=history_lengths,
-                max_rows=max_rows,
-                key_limits=key_limits,
-                alpha=alpha,
-                norm_length=norm_length,
-                window=window,
-                bias=bias,
-                times=_time_plan(seconds, buckets, bias),
+            _kernel_arguments(
+                *(q, k, v, offsets, history_lengths, key_limits, bias, seconds, buckets),
+                *(max_rows, alpha, norm_length, window),
             ),
             grad_out,
             bias_gradients=bias_gradients,
@@ -309,16 +293,40 @@ def _bias(
     return RelativeBias(position, time, boundaries)
 
 
-def _time_plan(
-    seconds: Tensor | None, buckets: Tensor | None, bias: RelativeBias | None
-) -> TimePlan | None:
-    if seconds is None or buckets is None:
-        if bias is not None:
-            raise ValueError("the Triton kernels need a time plan with the bias: see plan_times")
-        return None
-    return TimePlan(seconds, buckets)
+def _kernel_arguments(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Tensor,
+    history_lengths: Tensor,
+    key_limits: Tensor,
+    bias: RelativeBias | None,
+    seconds: Tensor | None,
+    buckets: Tensor | None,
+    max_rows: int,
+    alpha: float,
+    norm_length: int,
+    window: int | None,
+) -> AttentionArguments:
+    """What the Triton kernels of forward and backward take."""
+    from genrec_kernels.triton.hstu_attention import AttentionArguments
 
-
-def _dense(x: Tensor) -> Tensor:
-    """The kernels take any strides but that of the last axis."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+    times = None
+    if seconds is not None and buckets is not None:
+        times = TimePlan(seconds, buckets)
+    elif bias is not None:
+        raise ValueError("the Triton kernels need a time plan with the bias: see plan_times")
+    return AttentionArguments(
+        q=contiguous_rows(q),
+        k=contiguous_rows(k),
+        v=contiguous_rows(v),
+        offsets=offsets,
+        histories=history_lengths,
+        max_rows=max_rows,
+        key_limits=key_limits,
+        alpha=alpha,
+        norm_length=norm_length,
+        window=window,
+        bias=bias,
+        times=times,
+    )

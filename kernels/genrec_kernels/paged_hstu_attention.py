@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from genrec_kernels import reference
+from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.relative_bias import RelativeBias
@@ -134,8 +135,8 @@ def _paged_hstu_attention(
     )
     with on_device_of(q):
         return kernels.paged_hstu_attention(
-            *(_rows_contiguous(x) for x in (q, k, v)), kv_pages=kv_pages,
-            timestamp_pages=timestamp_pages, page_table=_rows_contiguous(page_table),
+            *(contiguous_rows(x) for x in (q, k, v)), kv_pages=kv_pages,
+            timestamp_pages=timestamp_pages, page_table=contiguous_rows(page_table),
             row_offsets=row_offsets.contiguous(), key_limits=key_limits.contiguous(),
             timestamps=timestamps.contiguous(), alpha=alpha, norm_length=norm_length, bias=bias,
             plan=plan,
@@ -153,11 +154,6 @@ def _offered(q: Tensor, kv_pages: Tensor) -> tuple[Backend, ...]:
     if fits and q.shape[2] <= MAX_HEAD_DIM and kv_pages.stride(3) == 1:
         return ("triton", "reference")
     return ("reference",)
-
-
-def _rows_contiguous(x: Tensor) -> Tensor:
-    """Itself if its last axis is contiguous, else a copy."""
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 class _Gpu(TypedDict):

@@ -57,18 +57,20 @@ def plan_times(
     Raises:
         BackendUnavailable: the forced backend cannot run here.
     """
-    if not torch.compiler.is_compiling():
-        offered: tuple[Backend, ...] = ("reference",)
-        if boundaries.shape[0] - 1 <= MAX_TRITON_BUCKETS:
-            offered = ("triton", "reference")
-        chosen = choose_backend("plan_times", timestamps.device, offered, forced=backend)
-        if chosen == "reference":
-            return None
+    compiling = torch.compiler.is_compiling()
+    if not compiling and _chosen(timestamps, boundaries, backend) == "reference":
+        return None
     if max_rows is None:
-        if torch.compiler.is_compiling():
+        if compiling:
             raise ValueError("max_rows must be given where plan_times is compiled or exported")
         max_rows = rows.max_history + rows.max_candidates
     return TimePlan(*_plan_times(timestamps, offsets_of(rows), boundaries, max_rows, backend))
+
+
+def _chosen(timestamps: Tensor, boundaries: Tensor, forced: str | None) -> Backend:
+    few = boundaries.shape[0] - 1 <= MAX_TRITON_BUCKETS
+    offered: tuple[Backend, ...] = ("triton", "reference") if few else ("reference",)
+    return choose_backend("plan_times", timestamps.device, offered, forced=forced)
 
 
 @torch.library.custom_op("genrec::plan_times", mutates_args=())
@@ -76,9 +78,7 @@ def _plan_times(
     timestamps: Tensor, offsets: Tensor, boundaries: Tensor, max_rows: int, backend: str | None
 ) -> tuple[Tensor, Tensor]:
     """`TimePlan` as an operator; the reference makes the same numbers."""
-    few = boundaries.shape[0] - 1 <= MAX_TRITON_BUCKETS
-    offered: tuple[Backend, ...] = ("triton", "reference") if few else ("reference",)
-    if choose_backend("plan_times", timestamps.device, offered, forced=backend) == "triton":
+    if _chosen(timestamps, boundaries, backend) == "triton":
         from genrec_kernels.triton.time_plan import plan_times as kernels
 
         return kernels(timestamps, offsets, boundaries, max_rows)
