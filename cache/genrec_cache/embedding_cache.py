@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -59,6 +60,21 @@ class CacheStats:
     unique_hits: int = 0
     copies: int = 0
     evictions: int = 0
+
+    def with_batch(self, uses: Ints, hit: npt.NDArray[np.bool_]) -> CacheStats:
+        """After one more lookup, of K unique ids: int64 and bool [K]."""
+        return replace(
+            self,
+            lookups=self.lookups + 1,
+            accesses=self.accesses + int(uses.sum()),
+            hits=self.hits + int(uses[hit].sum()),
+            unique=self.unique + len(uses),
+            unique_hits=self.unique_hits + int(hit.sum()),
+        )
+
+    def with_swaps(self, copies: int, evictions: int) -> CacheStats:
+        """After so many rows more came into slots, and lost theirs."""
+        return replace(self, copies=self.copies + copies, evictions=self.evictions + evictions)
 
 
 class CachedTable(EmbeddingTable):
@@ -393,15 +409,7 @@ class CachedTable(EmbeddingTable):
             hit = self._set.slot_of[unique] != NO_SLOT
             missed = int(uses[~hit].sum())
             self._merge = missed - int((~hit).sum()) > _MERGE_ABOVE * missed
-            done = self._stats
-            self._stats = replace(
-                done,
-                lookups=done.lookups + 1,
-                accesses=done.accesses + len(asked),
-                hits=done.hits + len(asked) - missed,
-                unique=done.unique + len(unique),
-                unique_hits=done.unique_hits + int(hit.sum()),
-            )
+            self._stats = self._stats.with_batch(uses, hit)
             queued = self._announced
             if ahead is not None:
                 queued = np.union1d(queued, ahead.cpu().numpy())
@@ -412,12 +420,7 @@ class CachedTable(EmbeddingTable):
         slots = self._set.apply(plan)
         with self._lock:
             self._rows.replace(plan.evict, plan.admit, slots)
-        done = self._stats
-        self._stats = replace(
-            done,
-            copies=done.copies + len(plan.admit),
-            evictions=done.evictions + len(plan.evict),
-        )
+        self._stats = self._stats.with_swaps(len(plan.admit), len(plan.evict))
 
 
 def _stored(host: Tensor | HostRows) -> HostRows:

@@ -6,7 +6,6 @@ Letters in shapes: W width of a row, C slots, K unique ids of a lookup.
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -91,17 +90,8 @@ class HashedTable:
             rows[self._at(np.flatnonzero(~hit))] = missed
             admitted, into, evicted = self._slots.after_batch(unique)
             self._fast[self._at(into)] = rows[self._at(np.searchsorted(unique, admitted))]
-            done, version = self._stats, self._version
-            self._stats = replace(
-                done,
-                lookups=done.lookups + 1,
-                accesses=done.accesses + len(asked),
-                hits=done.hits + int(uses[hit].sum()),
-                unique=done.unique + len(unique),
-                unique_hits=done.unique_hits + int(hit.sum()),
-                copies=done.copies + len(admitted),
-                evictions=done.evictions + evicted,
-            )
+            version = self._version
+            self._stats = self._stats.with_batch(uses, hit).with_swaps(len(admitted), evicted)
         return rows[self._at(place.reshape(-1))].view(*ids.shape, self.width), version
 
     def swap(self, source: SparseSource, *, version: int) -> None:

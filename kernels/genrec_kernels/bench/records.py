@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-import triton
 
 #: Where every benchmark of this package appends, unless told otherwise.
 RECORDS = Path(__file__).parents[2] / "bench" / "records.csv"
@@ -65,7 +64,9 @@ def append_records(path: Path, records: Sequence[Record]) -> None:
 
 
 def where_and_when(commit: str) -> dict[str, str]:
-    """The columns that all rows of a run share."""
+    """The columns that all rows of a run on a GPU share."""
+    import triton
+
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit,

@@ -40,6 +40,7 @@ def serve(
     append(records, rows)
     table = Table("engine", "p50", "p95", "requests/s", "against torch", "score error")
     for row in rows:
+        assert row.reference_ms is not None, "every engine is compared with PyTorch"
         table.add_row(
             row.backend,
             f"{row.p50_ms:.1f} ms",

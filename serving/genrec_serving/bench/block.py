@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,24 +140,6 @@ def error_of(case: BlockCase, device: torch.device, dtype: torch.dtype) -> float
     return float((block.run().float() - expected).norm() / expected.norm())
 
 
-def replayed(run: Callable[[], Tensor]) -> tuple[float, float]:
-    """Median and 95th percentile of a run's milliseconds, from a CUDA graph."""
-    from triton.testing import do_bench
-
-    run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    p50, p95 = do_bench(graph.replay, warmup=20, rep=200, quantiles=[0.5, 0.95])
-    return p50, p95
-
-
-def _event() -> torch.cuda.Event:
-    event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    return event
-
-
 def main() -> None:
     """Time the cases and append a row for each."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -168,6 +149,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if not torch.cuda.is_available():
         parser.error("an NVIDIA GPU is needed")
+    from genrec_kernels.bench.attention import measure
+
     device, dtype = torch.device("cuda"), torch.bfloat16
     for bias in (False, True):
         small = BlockCase(batch=2, history=320, cached=200, candidates=40, layers=2, bias=bias)
@@ -176,18 +159,13 @@ def main() -> None:
             case = BlockCase(batch=batch, bias=bias)
             block = Block(case, device, dtype)
             with use_backend("reference"):
-                block.run()
-                begin, end = (_event() for _ in range(2))
-                begin.record()
-                block.run()
-                end.record()
-            torch.cuda.synchronize()
-            p50, p95 = replayed(block.run)
+                reference_ms, _ = measure(block.run, graph=False)
+            p50, p95 = measure(block.run)
             record = Record(
                 **where_and_when(options.commit), case=case.name, backend="triton",
                 dtype="bfloat16", p50_ms=p50, p95_ms=p95, rate=batch / p50 * 1e3,
                 unit="requests/s", reference="plain PyTorch eager",
-                reference_ms=begin.elapsed_time(end), error=error,
+                reference_ms=reference_ms, error=error,
                 note=f"{case.layers} layers, {case.width} wide, {case.candidates} candidates, "
                 "CUDA graph; error of a smaller block against float32",
             )  # fmt: skip

@@ -16,23 +16,25 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from genrec_kernels.bench.records import Record, append_records
 from genrec_kernels.dispatch import Backend, use_backend
 from genrec_model.artifact import Artifact
 from genrec_model.features.reserved import NUM_RESERVED, NUM_RESERVED_ACTIONS
 from genrec_model.features.rows import UserRows, collate, with_candidates
 from genrec_model.hstu import HSTU
 from genrec_serving.bench.random_model import write_random_model
+from genrec_serving.bench.records import Record, append
 from genrec_serving.encoding import user_rows
 from genrec_serving.engines.interface import RankCall, ScoringEngine
 from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
 from genrec_serving.engines.vllm_processes import VllmProcesses
 from genrec_serving.histories import IndexedHistory
+from genrec_serving.vllm_plugin.compute import DTYPES
 
 NOW = 1_700_000_000
 RECORDS = Path(__file__).parents[2] / "bench" / "records.csv"
@@ -255,8 +257,8 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
         engine.close()
     _log.info("first %.0f requests/s, warm %.0f", first.requests_per_s, warm.requests_per_s)
 
-    narrow = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    model = model.to(narrow[chosen.dtype or "float32"])
+    dtype = chosen.dtype or "float32"
+    model = model.to(DTYPES[dtype])
     batch = 8 if cuda else 2
     stages: list[tuple[str, float, float, float]] = []
     backends: list[tuple[str, Backend | None]] = [("reference", "reference")]
@@ -264,12 +266,9 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
         ms, peak = stateless_ms(model, users, events, batch, backend)
         stages.append((name, ms, batch / ms * 1e3, peak))
         _log.info("plain PyTorch, %s attention: %.1f ms for %d, %.0f MiB", name, ms, batch, peak)
-    shared = {
+    shared: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name() if cuda else "none (CPU)",
-        "software": _software(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": options.commit,
-        "dtype": chosen.dtype or "float32",
+        "dtype": dtype,
     }
     base_ms = stages[0][1] / batch
     engines = f"{options.processes} processes" if options.processes else "in process"
@@ -294,22 +293,12 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
         )
         for name, ms, rate, peak in stages
     ]  # fmt: skip
-    append_records(options.records, records)
+    append(options.records, records, commit=options.commit)
     for record in records:
         _log.info(
             "%s %s: p50 %.2f ms, p95 %.2f ms, %.0f %s", record.case, record.backend,
             record.p50_ms, record.p95_ms, record.rate, record.unit,
         )  # fmt: skip
-
-
-def _software() -> str:
-    import importlib.metadata
-
-    import vllm
-
-    return f"torch {torch.__version__}; vllm {vllm.__version__}; numpy " + (
-        importlib.metadata.version("numpy")
-    )
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from genrec_kernels.bench.records import Record as Row
+from genrec_kernels.bench.records import append_records
 from genrec_model.registry.tracking import git_commit
 
 
@@ -34,39 +36,27 @@ class Record:
     p95_ms: float
     rate: float
     unit: str
-    reference: str
-    reference_ms: float
-    error: float
     gpu: str
     note: str
+    reference: str = ""
+    reference_ms: float | None = None
+    error: float | None = None
 
 
-COLUMNS = (
-    *("date", "commit", "gpu", "software", "case", "backend", "dtype", "p50_ms", "p95_ms", "rate"),
-    *("unit", "reference", "reference_ms", "error", "note"),
-)
+COLUMNS = tuple(field.name for field in fields(Row))
 
 
-def append(path: Path, records: list[Record]) -> None:
-    """Append rows, with the date, the commit and the versions of this environment."""
-    assert {field.name for field in fields(Record)} < set(COLUMNS)
-    new = not path.is_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    common = {
+def append(path: Path, records: list[Record], *, commit: str | None = None) -> None:
+    """Append rows, with the date, the commit and the versions of this environment.
+
+    `commit` is that of the code that ran, where it is no checkout.
+    """
+    common: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": git_commit()[:9],
+        "commit": commit or git_commit()[:9],
         "software": _software(),
     }
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        for record in records:
-            values = {
-                name: f"{value:.4g}" if isinstance(value, float) else value
-                for name, value in asdict(record).items()
-            }
-            writer.writerow({**common, **values})
+    append_records(path, [Row(**common, **asdict(record)) for record in records])
 
 
 def _software() -> str:

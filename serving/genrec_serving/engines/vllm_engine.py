@@ -9,12 +9,11 @@ admits all that wait and runs one step (continuous batching), and answers go out
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 import queue
 import threading
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +23,10 @@ from torch import Tensor
 
 from genrec_model.artifact import Artifact
 from genrec_model.errors import EngineError, EngineUnavailable
-from genrec_serving.engines.interface import (
-    RankCall,
-    RecommendCall,
-    Scored,
-    ScoringEngine,
-    describe,
-)
+from genrec_model.features.rows import UserRows
+from genrec_serving.engines.interface import Scored, describe
+from genrec_serving.engines.paged_engine import PagedEngine, fail, resolve
 from genrec_serving.engines.vllm_environment import prepare_environment
-from genrec_serving.vllm_plugin.pooling_request import rank_kwargs, recommend_kwargs
 from genrec_serving.vllm_plugin.prompt import pack
 
 if TYPE_CHECKING:
@@ -91,7 +85,7 @@ class Job:
     answer: Future[Scored]
 
 
-class VllmEngine(ScoringEngine):
+class VllmEngine(PagedEngine):
     """HSTU in vLLM: continuous batching, and histories that are computed once.
 
     One a process: vLLM keeps its process groups in globals, so that closing an engine ends
@@ -106,8 +100,6 @@ class VllmEngine(ScoringEngine):
         EngineUnavailable: vLLM is not installed.
         EngineError: vLLM cannot start.
     """
-
-    name = "vllm"
 
     def __init__(self, artifact: Artifact, *, version: str, options: VllmOptions) -> None:
         self._salt = version
@@ -130,15 +122,9 @@ class VllmEngine(ScoringEngine):
         """False once the engine failed or was closed."""
         return self._end is None
 
-    async def recommend(self, call: RecommendCall) -> Scored:
+    def ask(self, rows: UserRows, kwargs: dict[str, Any]) -> Future[Scored]:
         """As the base class says."""
-        kwargs = recommend_kwargs(k=call.k, now=call.now, exclude=call.exclude, allow=call.allow)
-        return await asyncio.wrap_future(self.submit(pack(call.rows), kwargs))
-
-    async def rank(self, call: RankCall) -> Scored:
-        """As the base class says."""
-        kwargs = rank_kwargs(candidates=call.candidates, now=call.now)
-        return await asyncio.wrap_future(self.submit(pack(call.rows), kwargs))
+        return self.submit(pack(rows), kwargs)
 
     async def statistics(self) -> dict[str, Any]:
         """As the base class says: of the scheduler, the graphs and the item cache."""
@@ -202,7 +188,7 @@ class VllmEngine(ScoringEngine):
         while self._admit(engine, pending):
             for answer in engine.step():
                 job = pending.pop(answer.request_id)
-                _resolve(job.answer, _scored(answer))
+                resolve(job.answer, _scored(answer))
 
     def _admit(self, engine: CoreClient, pending: dict[str, Job]) -> bool:
         """Hand all waiting jobs to the scheduler; wait for one where there is nothing to do."""
@@ -223,7 +209,7 @@ class VllmEngine(ScoringEngine):
             engine.add(request_id, job.prompt, job.kwargs)
         except ValueError as error:
             # vLLM refuses this request; it has not touched the others.
-            _fail(job.answer, f"engine vllm: {describe(error)}")
+            fail(job.answer, f"engine vllm: {describe(error)}")
             return
         pending[request_id] = job
 
@@ -231,11 +217,11 @@ class VllmEngine(ScoringEngine):
         with self._gate:
             self._end = end
             for job in pending.values():
-                _fail(job.answer, end)
+                fail(job.answer, end)
             while not self._jobs.empty():
                 waiting = self._jobs.get()
                 if waiting is not None:
-                    _fail(waiting.answer, end)
+                    fail(waiting.answer, end)
 
 
 def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> CoreClient:
@@ -312,17 +298,3 @@ def _scored(answer: Answer) -> Scored:
         task_logits=columns[:, 2:].astype(np.float32),
         cached_rows=max(answer.cached_rows, 0),
     )
-
-
-def _resolve(answer: Future[Scored], scored: Scored) -> None:
-    try:
-        answer.set_result(scored)
-    except InvalidStateError:
-        logger.debug("nobody waits for this answer any more")
-
-
-def _fail(answer: Future[Scored], message: str) -> None:
-    try:
-        answer.set_exception(EngineError(message))
-    except InvalidStateError:
-        logger.debug("nobody waits for this answer any more")

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -25,10 +25,10 @@ import numpy as np
 from genrec_model.artifact import Artifact
 from genrec_model.errors import EngineError, EngineUnavailable
 from genrec_model.features.rows import UserRows
-from genrec_serving.engines.interface import RankCall, RecommendCall, Scored, ScoringEngine
+from genrec_serving.engines.interface import Scored
+from genrec_serving.engines.paged_engine import PagedEngine, fail, resolve
 from genrec_serving.engines.vllm_engine import VllmOptions
 from genrec_serving.engines.wire import READY, Ask, Reply, Start
-from genrec_serving.vllm_plugin.pooling_request import rank_kwargs, recommend_kwargs
 from genrec_serving.vllm_plugin.prompt import pack
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class VllmProcess:
             self._end = end
             waiting, self._pending = self._pending, {}
         for answer in waiting.values():
-            _fail(answer, end)
+            fail(answer, end)
         # The child sees the end of its input.
         ours = socket.socket(fileno=self._connection.fileno())
         try:
@@ -162,7 +162,7 @@ class VllmProcess:
             ours.detach()  # the connection closes it
 
 
-class VllmProcesses(ScoringEngine):
+class VllmProcesses(PagedEngine):
     """As many engines as `options.processes` says, at least one, each with its own users.
 
     Args:
@@ -174,8 +174,6 @@ class VllmProcesses(ScoringEngine):
         EngineUnavailable: vLLM is not installed.
         EngineError: one of them cannot start.
     """
-
-    name = "vllm"
 
     def __init__(self, artifact: Artifact, *, version: str, options: VllmOptions) -> None:
         count = options.processes or 1
@@ -195,15 +193,9 @@ class VllmProcesses(ScoringEngine):
         """Whether all of them are: a part of the users is a part too few."""
         return all(engine.healthy for engine in self._engines)
 
-    async def recommend(self, call: RecommendCall) -> Scored:
+    def ask(self, rows: UserRows, kwargs: dict[str, Any]) -> Future[Scored]:
         """As the base class says."""
-        kwargs = recommend_kwargs(k=call.k, now=call.now, exclude=call.exclude, allow=call.allow)
-        return await asyncio.wrap_future(self._engine_of(call.rows).submit(call.rows, kwargs))
-
-    async def rank(self, call: RankCall) -> Scored:
-        """As the base class says."""
-        kwargs = rank_kwargs(candidates=call.candidates, now=call.now)
-        return await asyncio.wrap_future(self._engine_of(call.rows).submit(call.rows, kwargs))
+        return self._engine_of(rows).submit(rows, kwargs)
 
     async def statistics(self) -> dict[str, Any]:
         """As the base class says, of each process."""
@@ -223,12 +215,9 @@ class VllmProcesses(ScoringEngine):
 
 def _settle(answer: Future[Any], reply: Reply) -> None:
     if reply.error is not None:
-        _fail(answer, reply.error)
-        return
-    try:
-        answer.set_result(_scored(reply) if reply.statistics is None else reply.statistics)
-    except InvalidStateError:
-        logger.debug("nobody waits for this answer any more")
+        fail(answer, reply.error)
+    else:
+        resolve(answer, _scored(reply) if reply.statistics is None else reply.statistics)
 
 
 def _scored(reply: Reply) -> Scored:
@@ -239,10 +228,3 @@ def _scored(reply: Reply) -> Scored:
         task_logits=np.frombuffer(reply.task_logits, np.float32).reshape(len(items), reply.tasks),
         cached_rows=reply.cached_rows,
     )
-
-
-def _fail(answer: Future[Any], message: str) -> None:
-    try:
-        answer.set_exception(EngineError(message))
-    except InvalidStateError:
-        logger.debug("nobody waits for this answer any more")
