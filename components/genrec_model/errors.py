@@ -91,6 +91,7 @@ class RequestError(UserError):
 
     def __init__(self, message: str, *, field: str, status: int = 422) -> None:
         super().__init__(f"{field}: {message}")
+        self.message = message
         self.field = field
         self.status = status
 

@@ -63,5 +63,7 @@ def make_query(body: Any) -> RecommendQuery | RankQuery:
 def _part(answer: Answer | RequestError) -> dict[str, Any]:
     if isinstance(answer, Answer):
         return answer_to_dict(answer)
-    message = str(answer).removeprefix(f"{answer.field}: ")
-    return {"error": {"field": answer.field, "message": message}, "status": answer.status}
+    return {
+        "error": {"field": answer.field, "message": answer.message},
+        "status": answer.status,
+    }

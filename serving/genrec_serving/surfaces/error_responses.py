@@ -89,8 +89,7 @@ def error_answer(path: str, error: Exception) -> ErrorAnswer:
     """
     retry_after_s = None
     if isinstance(error, RequestError):
-        status, field = error.status, error.field
-        message = str(error).removeprefix(f"{field}: ")
+        status, field, message = error.status, error.field, error.message
     elif isinstance(error, RequestValidationError):
         # FastAPI's own complaint. The V2 body is one of two types to it, named in the place.
         first = error.errors()[0]

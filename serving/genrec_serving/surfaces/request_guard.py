@@ -208,9 +208,9 @@ async def _refuse(send: Send, path: str, error: RequestError) -> None:
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    message = str(error).removeprefix(f"{error.field}: ")
+    body = error_body(path, error.field, error.message)
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": error_body(path, error.field, message)})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _log(scope: Scope, status: int, seconds: float) -> None:

@@ -300,7 +300,7 @@ def tensor_error(error: RequestError, row: int) -> RequestError:
 
 def at(error: RequestError, field: str, *, status: int = 400) -> RequestError:
     """The same complaint about another field."""
-    return RequestError(str(error).removeprefix(f"{error.field}: "), field=field, status=status)
+    return RequestError(error.message, field=field, status=status)
 
 
 def _check_batch(name: str, users: int) -> None:

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, WatchError
 
@@ -48,12 +47,11 @@ class RedisStore(HistoryStore):
         except (ValueError, RedisError):
             # Without its message, which may show the URL.
             raise ConfigError("user store redis: the URL makes no sense") from None
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(UserState)
 
     async def read(self, user: str) -> UserState | None:
         """As the base class says."""
-        return self._decode(await _answer(self._redis.hget(PREFIX + user, "state")))
+        found: bytes | None = await _answer(self._redis.hget(PREFIX + user, "state"))
+        return None if found is None else self._decode(found)
 
     async def tag(self, user: str) -> str | None:
         """As the base class says."""
@@ -85,22 +83,15 @@ class RedisStore(HistoryStore):
     async def _try_update(self, key: str, change: Change[Result]) -> Result:
         async with self._redis.pipeline(transaction=True) as pipeline:
             await pipeline.watch(key)
-            before = self._decode(await pipeline.hget(key, "state"))
+            found: bytes | None = await pipeline.hget(key, "state")
+            before = None if found is None else self._decode(found)
             after, result = change(before)
             if before is None or after.tag != before.tag:
                 pipeline.multi()
-                state = self._encoder.encode(after)
+                state = self._encode(after)
                 pipeline.hset(key, mapping={"tag": after.tag, "state": state})
                 await pipeline.execute()
         return result
-
-    def _decode(self, state: bytes | None) -> UserState | None:
-        if state is None:
-            return None
-        try:
-            return self._decoder.decode(state)
-        except msgspec.MsgspecError as error:
-            raise StoreError(f"user store redis: a state cannot be read ({error})") from error
 
 
 async def _answer(answer: Awaitable[Value]) -> Value:

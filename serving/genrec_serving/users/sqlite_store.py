@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
 from genrec_model.errors import ConfigError, StoreError
 from genrec_serving.users.events import UserState
 from genrec_serving.users.store import Change, HistoryStore, Result
@@ -64,8 +62,6 @@ class SqliteStore(HistoryStore):
             self._reader = _connect(path)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"user store {path}: cannot be opened ({error})") from error
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(UserState)
         # A connection each, so that reading does not wait for the disk.
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="user-store-write")
         self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="user-store-read")
@@ -148,15 +144,9 @@ class SqliteStore(HistoryStore):
         elif before is None or after.tag != before.tag:
             connection.execute(
                 "INSERT OR REPLACE INTO users VALUES (?, ?, ?)",
-                (write.user, after.tag, self._encoder.encode(after)),
+                (write.user, after.tag, self._encode(after)),
             )
         return result
-
-    def _decode(self, state: bytes) -> UserState:
-        try:
-            return self._decoder.decode(state)
-        except msgspec.MsgspecError as error:
-            raise StoreError(f"user store sqlite: a state cannot be read ({error})") from error
 
     async def _query(self, sql: str, *parameters: str) -> Any:
         def first() -> Any:

@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
+from genrec_model.errors import StoreError
 from genrec_serving.users.events import Appended, UserEvent, UserState, merge, new_tag
 
 Result = TypeVar("Result")
@@ -26,6 +29,8 @@ class HistoryStore(ABC):
 
     def __init__(self, *, events_per_user: int) -> None:
         self.events_per_user = events_per_user
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(UserState)
 
     async def append(self, user: str, events: Sequence[UserEvent]) -> Appended:
         """Keep events that are not kept yet; when this returns they are safe.
@@ -100,3 +105,18 @@ class HistoryStore(ABC):
 
     async def close(self) -> None:  # noqa: B027  # not every store holds something
         """Give back what the store holds."""
+
+    def _encode(self, state: UserState) -> bytes:
+        """As it is stored."""
+        return self._encoder.encode(state)
+
+    def _decode(self, state: bytes) -> UserState:
+        """The reverse.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        try:
+            return self._decoder.decode(state)
+        except msgspec.MsgspecError as error:
+            raise StoreError(f"user store {self.name}: a state cannot be read ({error})") from error
