@@ -64,6 +64,7 @@ class ServerOptions:
         dtype, page_rows, engine_requests, step_rows, engine_processes: see `VllmOptions`.
         downloads: where artifacts of the registry are put; under the project's home where None.
         open_repository: whether anybody may load and unload models.
+        hang_s: see `SupervisedEngine`.
         max_running, max_waiting, max_wait_s, target_s, deadline_s: see `AdmissionLimits`.
         max_body_mb: of a request, MiB.
         token_file: see `Tokens`; the setting of that name where None, and no token where that is
@@ -93,6 +94,7 @@ class ServerOptions:
     engine_requests: int = 32
     step_rows: int = 4096
     engine_processes: int | None = None
+    hang_s: float = 30.0
     downloads: Path | None = None
     open_repository: bool = False
     max_running: int = 64
@@ -201,6 +203,7 @@ def load_recommender(options: ServerOptions) -> Recommender:
         default=options.strategy,
         options=vllm_options(options),
         second=options.second_engine,
+        hang_s=options.hang_s,
     )
     return Recommender(
         artifact=artifact,
@@ -339,6 +342,10 @@ def main(
             min=0, help="vllm: engines, each a process; 0: in the server's; as the device"
         ),
     ] = None,
+    hang_s: Annotated[
+        float,
+        typer.Option(min=0, help="start an engine again that does nothing so long, s; 0: never"),
+    ] = 30.0,
     downloads: Annotated[
         Path | None, typer.Option(help="where artifacts of the registry are put")
     ] = None,
@@ -390,6 +397,7 @@ def main(
         engine_requests=engine_requests,
         step_rows=step_rows,
         engine_processes=engine_processes,
+        hang_s=hang_s,
         downloads=downloads,
         open_repository=open_repository,
         max_running=max_running,

@@ -88,7 +88,8 @@ def test_what_vllm_is_told(monkeypatch) -> None:
 def test_what_the_front_is_told(monkeypatch, tmp_path) -> None:
     arguments = "--artifact x --max-running 3 --max-waiting 4 --max-wait-s 0.1 --target-s 0.2"
     more = f"--deadline-s 5 --max-body-mb 6 --token-file {tmp_path}/t --drain-s 7 --access-log"
-    last = "--log-format json --user-store sqlite:u.db --events-per-user 9999 --max-users 8"
+    last = "--log-format json --user-store sqlite:u.db --events-per-user 9999 --max-users 8 "
+    last += "--hang-s 9"
     code, (options,) = run(monkeypatch, None, *f"{arguments} {more} {last}".split())
     assert code == 0
     assert options == ServerOptions(
@@ -106,6 +107,7 @@ def test_what_the_front_is_told(monkeypatch, tmp_path) -> None:
         user_store="sqlite:u.db",
         events_per_user=9999,
         max_users=8,
+        hang_s=9.0,
     )
 
 

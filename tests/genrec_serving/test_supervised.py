@@ -1,4 +1,4 @@
-"""An engine that dies: what becomes of requests, and how it comes back."""
+"""An engine that dies or hangs: what becomes of requests, and how it comes back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 
 from genrec_model.errors import EngineError, EngineRestarting
 from genrec_model.features.rows import history_rows
+from genrec_serving.engines import supervised
 from genrec_serving.engines.interface import RankCall, Scored, ScoringEngine
 from genrec_serving.engines.supervised import Backoff, SupervisedEngine
 
@@ -35,6 +36,8 @@ class Engine(ScoringEngine):
     def __init__(self) -> None:
         self.alive = True
         self.closed = False
+        self.stalled = 0.0
+        self.closes = True
         self.go = asyncio.Event()
         self.go.set()
         self.calls = 0
@@ -42,6 +45,15 @@ class Engine(ScoringEngine):
     @property
     def healthy(self) -> bool:
         return self.alive
+
+    @property
+    def stalled_s(self) -> float:
+        return self.stalled
+
+    def abandon(self, cause: str) -> None:
+        self.alive = False
+        self.cause = cause
+        self.go.set()
 
     async def recommend(self, call: Any) -> Scored:
         return await self.rank(call)
@@ -58,18 +70,24 @@ class Engine(ScoringEngine):
 
     def close(self) -> None:
         self.closed = True
+        if not self.closes:
+            raise EngineError("it hangs")
 
 
 class Shop:
     """Makes engines, or fails to; restarts wait until the test says so."""
 
-    def __init__(self, **backoff: Any) -> None:
+    def __init__(self, hang_s: float = 30.0, **backoff: Any) -> None:
         self.made: list[Engine] = []
         self.failures: list[Exception] = []
         self.delays: list[float] = []
         self.may_start = asyncio.Event()
         self.engine = SupervisedEngine(
-            self.make, backoff=Backoff(**backoff), sleep=self.sleep, clock=lambda: 100.0
+            self.make,
+            backoff=Backoff(**backoff),
+            hang_s=hang_s,
+            sleep=self.sleep,
+            clock=lambda: 100.0,
         )
 
     def make(self) -> Engine:
@@ -126,6 +144,66 @@ async def test_requests_in_flight_and_later_ones_fail_fast_until_it_is_back() ->
     assert restarts("done") == before + 1
 
 
+async def hang(shop: Shop) -> None:
+    """Its engine takes a request and does nothing; those who wait get an error."""
+    engine = shop.made[-1]
+    engine.go.clear()
+    waiting = asyncio.create_task(shop.engine.rank(CALL))
+    await asyncio.sleep(0)
+    assert shop.engine.healthy
+    engine.stalled = 30.0
+    assert not shop.engine.healthy
+    with pytest.raises(EngineRestarting, match="nothing was finished for 30 s"):
+        await waiting
+    with pytest.raises(EngineRestarting, match="nothing was finished for 30 s"):
+        await shop.engine.rank(CALL)
+
+
+async def test_one_that_hangs_is_replaced() -> None:
+    shop = Shop()
+    assert await shop.engine.rank(CALL) is SCORED
+    await hang(shop)
+    await shop.restarted()
+    assert shop.made[0].closed
+    assert await shop.engine.rank(CALL) is SCORED
+    assert len(shop.made) == 2
+
+
+async def test_those_who_wait_are_told_though_nobody_looks(monkeypatch) -> None:
+    monkeypatch.setattr(supervised, "_LOOK_S", 0.001)
+    shop = Shop()
+    assert await shop.engine.rank(CALL) is SCORED
+    shop.made[0].go.clear()
+    waiting = asyncio.create_task(shop.engine.rank(CALL))
+    await asyncio.sleep(0)
+    shop.made[0].stalled = 31.0
+    with pytest.raises(EngineRestarting):
+        await asyncio.wait_for(waiting, 10)
+    shop.engine.close()
+
+
+@pytest.mark.parametrize(("hang_s", "answered"), [(0.0, True), (30.0, False)])
+async def test_what_is_not_taken_for_hanging(hang_s: float, answered: bool) -> None:
+    shop = Shop(hang_s=hang_s)  # never, or not before the first answer
+    if answered:
+        await shop.engine.rank(CALL)
+    shop.made[0].stalled = 1e6
+    assert shop.engine.healthy
+
+
+async def test_a_second_one_that_hangs_in_this_process_is_the_last() -> None:
+    shop = Shop()
+    for count in (1, 2):
+        assert await shop.engine.rank(CALL) is SCORED
+        shop.made[-1].closes = False
+        await hang(shop)
+        await shop.restarted()
+        assert shop.engine.given_up is (count == 2)
+    with pytest.raises(EngineError, match="given up"):
+        await shop.engine.rank(CALL)
+    assert len(shop.made) == 2
+
+
 async def test_a_look_at_it_is_enough() -> None:
     shop = Shop()
     shop.made[0].alive = False
@@ -180,6 +258,7 @@ async def test_one_that_starts_and_does_not_answer_is_no_success() -> None:
     await shop.restarted()
     assert shop.engine.healthy
     assert len(shop.made) == 3
+    assert shop.made[1].closed
     assert shop.delays == [0.5, 1.0]
 
 
@@ -197,7 +276,7 @@ async def test_a_closed_one_is_not_started_again() -> None:
 
 
 _FOR_REAL = """
-import asyncio, sys
+import asyncio, sys, threading
 from genrec_model.artifact import Artifact
 from genrec_model.errors import EngineError, EngineRestarting
 from genrec_serving.engines import vllm_engine
@@ -237,6 +316,31 @@ async def main():
     assert after.cached_rows == 0
     assert np.allclose(after.scores, before.scores, atol=1e-4)
     assert (await engine.rank(call)).cached_rows == 32
+    # Now it hangs: the step blocks, and goes on long after the engine was replaced.
+    inner, go, step = engine._engine, threading.Event(), engines[1].step
+    def block():
+        go.wait(300)
+        return step()
+    engines[1].step = block
+    waiting = [asyncio.create_task(engine.rank(call)) for _ in range(5)]
+    while not inner.stalled_s:
+        await asyncio.sleep(0.01)
+    engine._hang_s = 0.001
+    assert not engine.healthy
+    engine._hang_s = 30.0
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(result, EngineRestarting) for result in results), results
+    await engine._restart
+    assert engine.healthy and len(engines) == 3
+    after = await engine.rank(call)
+    assert after.cached_rows == 0
+    assert np.allclose(after.scores, before.scores, atol=1e-4)
+    go.set()
+    inner._thread.join(30)
+    assert not inner._thread.is_alive()
+    after = await engine.rank(call)
+    assert after.cached_rows == 32
+    assert np.allclose(after.scores, before.scores, atol=1e-4)
     engine.close()
     print("answered the same")
 

@@ -1,6 +1,7 @@
 """Engines in processes of their own."""
 
 import asyncio
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -53,7 +54,8 @@ async def test_a_user_finds_the_cache_again(engines, truth) -> None:
 
 
 async def test_statistics_of_each(engines) -> None:
-    found = (await engines.statistics())["processes"]
+    shown = await engines.statistics()
+    found = shown["processes"]
     assert len(found) == 2
     assert all(one["running"] == 0 and one["dtype"] == "float32" for one in found)
     assert all(0 <= one["kv_cache_usage"] <= 1 and one["item_cache"] is None for one in found)
@@ -81,6 +83,29 @@ def test_a_model_that_cannot_be_loaded_says_so(served_artifact, tmp_path) -> Non
         VllmProcesses(Missing(), version="1", options=VllmOptions())  # type: ignore[arg-type]
 
 
+async def test_a_stopped_process_is_noticed_and_stops_nobody_else(engines, truth) -> None:
+    users = [truth.rows(47, seed=500 + u) for u in range(400)]
+    first = engines._engines[0]
+    mine = [rows for rows in users if engines._engine_of(rows) is first]
+    other = next(rows for rows in users if engines._engine_of(rows) is not first)
+    assert first.stalled_s < 5
+    first._child.send_signal(signal.SIGSTOP)
+    # More than the socket holds: whoever asks must not wait for room in it.
+    calls = [RankCall(rows=rows, now=truth.now, candidates=CANDIDATES) for rows in mine] * 3
+    waiting = [asyncio.create_task(engines.rank(call)) for call in calls]
+    await asyncio.sleep(0)
+    call = RankCall(rows=other, now=truth.now, candidates=CANDIDATES)
+    truth.assert_same(await engines.rank(call), truth.rank(other, CANDIDATES))
+    while engines.stalled_s < 1:
+        await asyncio.sleep(0.1)
+    assert not any(task.done() for task in waiting)
+    assert engines.healthy
+    first._child.send_signal(signal.SIGCONT)
+    for found, rows in zip(await asyncio.gather(*waiting), mine * 3, strict=True):
+        truth.assert_same(found, truth.rank(rows, CANDIDATES))
+    assert engines.stalled_s < 1
+
+
 async def test_a_killed_process_fails_its_requests_at_once(engines, truth) -> None:
     """The last test: it leaves one engine of two."""
     users = [truth.rows(40, seed=200 + u) for u in range(60)]
@@ -88,10 +113,11 @@ async def test_a_killed_process_fails_its_requests_at_once(engines, truth) -> No
     calls = [RankCall(rows=rows, now=truth.now, candidates=CANDIDATES) for rows in mine]
     waiting = [asyncio.create_task(engines.rank(call)) for call in calls]
     await asyncio.sleep(0)
-    engines._engines[0]._child.kill()
+    engines._engines[0]._child.send_signal(signal.SIGSTOP)
+    engines._engines[0].kill("engine vllm: it hangs, and its process ended")
     results = await asyncio.gather(*waiting, return_exceptions=True)
     failed = [result for result in results if isinstance(result, EngineError)]
-    assert failed
+    assert len(failed) == len(mine)
     assert "its process ended" in str(failed[0])
     assert not engines.healthy
     with pytest.raises(EngineError, match="its process ended"):

@@ -80,6 +80,11 @@ class ScoringEngine(ABC):
         """Whether it can still answer; an engine that died stays dead."""
         return True
 
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since which it has work and finishes none of it; 0 where nobody looks."""
+        return 0.0
+
     @abstractmethod
     async def recommend(self, call: RecommendCall) -> Scored:
         """The best items that the filters leave, which may be fewer than k.
@@ -105,7 +110,18 @@ class ScoringEngine(ABC):
         return {}
 
     def close(self) -> None:  # noqa: B027  # most engines hold nothing that needs it
-        """Give back what the engine holds; it answers no more."""
+        """Give back what the engine holds; it answers no more.
+
+        Raises:
+            EngineError: it does not end, and keeps what it holds.
+        """
+
+    def abandon(self, cause: str) -> None:  # noqa: B027  # most engines are not watched
+        """Fail all that waits for an engine that hangs, without waiting for it.
+
+        Args:
+            cause: message of the `EngineError` that they get.
+        """
 
 
 def describe(error: BaseException) -> str:

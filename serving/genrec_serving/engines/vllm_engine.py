@@ -13,6 +13,7 @@ import itertools
 import logging
 import queue
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from genrec_serving.vllm_plugin.core_client import Answer, CoreClient
 
 logger = logging.getLogger(__name__)
+
+_SECONDS_TO_CLOSE = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,10 @@ class VllmEngine(PagedEngine):
         self._gate = threading.Lock()
         self._end: str | None = None
         self._ids = itertools.count()
+        self._pending: dict[str, Job] = {}
+        #: When the turn began that the thread's loop is in; None while it waits for jobs.
+        self._turn_began: float | None = None
+        self._abandoned = False
         self._engine: CoreClient | None = None
         started: Future[None] = Future()
         self._thread = threading.Thread(
@@ -121,6 +128,12 @@ class VllmEngine(PagedEngine):
     def healthy(self) -> bool:
         """False once the engine failed or was closed."""
         return self._end is None
+
+    @property
+    def stalled_s(self) -> float:
+        """As the base class says: seconds that the step under way has taken."""
+        began = self._turn_began
+        return 0.0 if began is None else time.monotonic() - began
 
     def ask(self, rows: UserRows, kwargs: dict[str, Any]) -> Future[Scored]:
         """As the base class says."""
@@ -141,9 +154,20 @@ class VllmEngine(PagedEngine):
         return self._engine.statistics()
 
     def close(self) -> None:
-        """Fail what is waiting and end the thread."""
+        """Fail what is waiting and end the thread.
+
+        Raises:
+            EngineError: the thread does not end: nothing can end it from outside.
+        """
         self._jobs.put(None)
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=0 if self._abandoned else _SECONDS_TO_CLOSE)
+        if self._thread.is_alive():
+            raise EngineError("engine vllm: its thread hangs, and keeps its memory")
+
+    def abandon(self, cause: str) -> None:
+        """As the base class says."""
+        self._abandoned = True
+        self._finish(cause)
 
     def submit(self, prompt: Tensor, kwargs: dict[str, Any]) -> Future[Scored]:
         """Hand a request to the engine's thread, from any thread.
@@ -173,22 +197,25 @@ class VllmEngine(PagedEngine):
             return
         self._engine = engine
         started.set_result(None)
-        pending: dict[str, Job] = {}
         end = "engine vllm: it was closed"
         try:
-            self._serve(engine, pending)
+            self._serve(engine, self._pending)
         except Exception as error:
             logger.exception("engine vllm failed")
             end = f"engine vllm: it failed ({describe(error)}) and must be started again"
-        self._finish(end, pending)
-        engine.close()
+        self._finish(end)
+        # What vLLM closes are globals, which the engine has that took its place.
+        if not self._abandoned:
+            engine.close()
 
     def _serve(self, engine: CoreClient, pending: dict[str, Job]) -> None:
         """Admit, step, answer, until a None comes."""
-        while self._admit(engine, pending):
+        while not self._abandoned and self._admit(engine, pending):
+            self._turn_began = time.monotonic()
             for answer in engine.step():
                 job = pending.pop(answer.request_id)
                 resolve(job.answer, _scored(answer))
+            self._turn_began = None
 
     def _admit(self, engine: CoreClient, pending: dict[str, Job]) -> bool:
         """Hand all waiting jobs to the scheduler; wait for one where there is nothing to do."""
@@ -213,10 +240,12 @@ class VllmEngine(PagedEngine):
             return
         pending[request_id] = job
 
-    def _finish(self, end: str, pending: dict[str, Job]) -> None:
+    def _finish(self, end: str) -> None:
         with self._gate:
+            if self._end is not None:
+                return
             self._end = end
-            for job in pending.values():
+            for job in list(self._pending.values()):
                 fail(job.answer, end)
             while not self._jobs.empty():
                 waiting = self._jobs.get()

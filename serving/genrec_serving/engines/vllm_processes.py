@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import queue
 import socket
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from concurrent.futures import Future
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -28,7 +30,7 @@ from genrec_model.features.rows import UserRows
 from genrec_serving.engines.interface import Scored
 from genrec_serving.engines.paged_engine import PagedEngine, fail, resolve
 from genrec_serving.engines.vllm_engine import VllmOptions
-from genrec_serving.engines.wire import READY, Ask, Reply, Start
+from genrec_serving.engines.wire import BEAT, BEAT_S, READY, Ask, Reply, Start
 from genrec_serving.vllm_plugin.prompt import pack
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 #: First rows of a history, by which a user is known again; all but the start row are the user's.
 _AFFINITY_ROWS = 9
 _SECONDS_TO_CLOSE = 30
+#: A large model's weights and graphs take minutes.
+_SECONDS_TO_START = 900
 
 
 class VllmProcess:
@@ -56,11 +60,16 @@ class VllmProcess:
         )
         theirs.close()
         self._connection = Connection(ours.detach())
-        self._sending = threading.Lock()
+        # A process that hangs reads nothing: whoever writes to it may wait for ever, and that must
+        # not be the server's event loop.
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._gate = threading.Lock()
         self._pending: dict[int, Future[Any]] = {}
         self._ids = itertools.count()
         self._end: str | None = None
-        self._reader: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._beat = 0.0
+        self._stalled_s = 0.0
         start = Start(str(artifact.path), version, asdict(options))
         self._connection.send_bytes(msgspec.msgpack.encode(start))
 
@@ -68,6 +77,11 @@ class VllmProcess:
     def healthy(self) -> bool:
         """False once the process ended."""
         return self._end is None
+
+    @property
+    def stalled_s(self) -> float:
+        """As the engine says, or as long as it says nothing."""
+        return self._stalled_s + max(time.monotonic() - self._beat - 2 * BEAT_S, 0.0)
 
     def wait_until_started(self) -> None:
         """Seconds.
@@ -77,6 +91,9 @@ class VllmProcess:
             EngineError: it cannot start.
         """
         try:
+            if not self._connection.poll(_SECONDS_TO_START):
+                self.kill("engine vllm: its process did not start in time")
+                raise EngineError(f"vllm: its process did not start in {_SECONDS_TO_START} s")
             first = msgspec.msgpack.decode(self._connection.recv_bytes(), type=Reply)
         except (EOFError, OSError) as error:
             raise EngineError(f"vllm: its process ended while it started ({error!r})") from error
@@ -84,8 +101,11 @@ class VllmProcess:
             self.close()
             kind = EngineUnavailable if first.unavailable else EngineError
             raise kind(first.error or "vllm: it cannot start")
-        self._reader = threading.Thread(target=self._read, name="engine-replies", daemon=True)
-        self._reader.start()
+        self._beat = time.monotonic()
+        for name, run in (("engine-replies", self._read), ("engine-requests", self._write)):
+            thread = threading.Thread(target=run, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def submit(self, rows: UserRows, kwargs: dict[str, Any]) -> Future[Scored]:
         """Send a request.
@@ -110,15 +130,16 @@ class VllmProcess:
     def _send(self, prompt: bytes, kwargs: dict[str, Any], answer: Future[Any]) -> None:
         request_id = next(self._ids)
         message = msgspec.msgpack.encode(Ask(request_id, prompt, kwargs))
-        with self._sending:
+        with self._gate:
             if self._end is not None:
                 raise EngineError(self._end)
             self._pending[request_id] = answer
-            try:
-                self._connection.send_bytes(message)
-            except OSError as error:
-                self._pending.pop(request_id, None)
-                raise EngineError(f"engine vllm: its process ended ({error})") from error
+            self._outgoing.put(message)
+
+    def kill(self, cause: str) -> None:
+        """End a process that hangs, at once; who waits gets an error that says why."""
+        self._child.kill()
+        self._finish(cause)
 
     def close(self) -> None:
         """End the process; who waits gets an error."""
@@ -129,8 +150,8 @@ class VllmProcess:
             logger.warning("engine vllm did not end in time and is killed")
             self._child.kill()
             self._child.wait()
-        if self._reader is not None:
-            self._reader.join(timeout=_SECONDS_TO_CLOSE)
+        for thread in self._threads:
+            thread.join(timeout=_SECONDS_TO_CLOSE)
         self._connection.close()
 
     def _read(self) -> None:
@@ -138,18 +159,31 @@ class VllmProcess:
         try:
             while True:
                 reply = decoder.decode(self._connection.recv_bytes())
+                self._beat = time.monotonic()
+                if reply.id == BEAT:
+                    self._stalled_s = reply.stalled_s
+                    continue
                 answer = self._pending.pop(reply.id, None)
                 if answer is not None:
                     _settle(answer, reply)
         except (EOFError, OSError):
             self._finish("engine vllm: its process ended and must be started again")
 
+    def _write(self) -> None:
+        """The requests, one after another, until a None comes."""
+        while (message := self._outgoing.get()) is not None:
+            try:
+                self._connection.send_bytes(message)
+            except OSError:
+                logger.debug("the process is gone, as the reader finds too")
+
     def _finish(self, end: str) -> None:
-        with self._sending:
+        with self._gate:
             if self._end is not None:
                 return
             self._end = end
             waiting, self._pending = self._pending, {}
+            self._outgoing.put(None)
         for answer in waiting.values():
             fail(answer, end)
         # The child sees the end of its input.
@@ -177,7 +211,6 @@ class VllmProcesses(PagedEngine):
 
     def __init__(self, artifact: Artifact, *, version: str, options: VllmOptions) -> None:
         count = options.processes or 1
-        share = replace(options, processes=0, kv_cache_mb=options.kv_cache_mb // count)
         self._engines = [
             VllmProcess(artifact, version=version, options=share) for _ in range(count)
         ]
@@ -192,6 +225,16 @@ class VllmProcesses(PagedEngine):
     def healthy(self) -> bool:
         """Whether all of them are: a part of the users is a part too few."""
         return all(engine.healthy for engine in self._engines)
+
+    @property
+    def stalled_s(self) -> float:
+        """As the base class says, of the one that is worst."""
+        return max(engine.stalled_s for engine in self._engines)
+
+    def abandon(self, cause: str) -> None:
+        """As the base class says: kills all processes."""
+        for engine in self._engines:
+            engine.kill(cause)
 
     def ask(self, rows: UserRows, kwargs: dict[str, Any]) -> Future[Scored]:
         """As the base class says."""

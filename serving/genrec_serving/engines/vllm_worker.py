@@ -22,7 +22,7 @@ from genrec_model.artifact import Artifact
 from genrec_model.errors import EngineError, EngineUnavailable, GenrecError
 from genrec_serving.engines.interface import Scored
 from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
-from genrec_serving.engines.wire import READY, Ask, Reply, Start
+from genrec_serving.engines.wire import BEAT, BEAT_S, FAILED, READY, Ask, Reply, Start
 from genrec_serving.vllm_plugin.prompt import ROW_WIDTH
 
 logger = logging.getLogger(__name__)
@@ -50,9 +50,12 @@ class Worker:
             )
         except GenrecError as error:
             unavailable = isinstance(error, EngineUnavailable)
-            self._send(Reply(READY - 1, error=str(error), unavailable=unavailable))
+            self._send(Reply(FAILED, error=str(error), unavailable=unavailable))
             return 1
         self._send(Reply(READY))
+        ended = threading.Event()
+        beats = threading.Thread(target=self._beat, args=(engine, ended), daemon=True)
+        beats.start()
         decoder = msgspec.msgpack.Decoder(Ask)
         try:
             while True:
@@ -60,8 +63,14 @@ class Worker:
         except (EOFError, OSError):
             logger.info("the server is gone")
         finally:
+            ended.set()
             engine.close()
         return 0
+
+    def _beat(self, engine: VllmEngine, ended: threading.Event) -> None:
+        """Say how the engine does, until the end. A process that hangs whole says nothing."""
+        while not ended.wait(BEAT_S):
+            self._send(Reply(BEAT, stalled_s=engine.stalled_s))
 
     def _take(self, engine: VllmEngine, ask: Ask) -> None:
         if not ask.prompt:

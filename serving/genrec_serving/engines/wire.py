@@ -6,8 +6,13 @@ from typing import Any
 
 import msgspec
 
-#: Id of the first reply: the engine started, or says why not.
+#: Id of the first reply: the engine started.
 READY = -1
+#: Id of a first reply that says why it did not.
+FAILED = -2
+#: Id of replies that nobody asked for, `BEAT_S` seconds apart: how the engine does.
+BEAT = -3
+BEAT_S = 0.5
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True):
@@ -42,6 +47,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     items: int64 [n]; scores: float32 [n]; task_logits: float32 [n, tasks].
     statistics: of the engine, where these were asked for.
     unavailable: of a failed start, whether vLLM cannot run here at all.
+    stalled_s: in a beat, see `ScoringEngine`.
     """
 
     id: int
@@ -53,3 +59,4 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     error: str | None = None
     statistics: dict[str, Any] | None = None
     unavailable: bool = False
+    stalled_s: float = 0.0

@@ -19,7 +19,7 @@ from genrec_model.errors import ConfigError, EngineError, EngineUnavailable
 from genrec_model.features.rows import UserRows
 from genrec_model.hstu import HSTUConfig
 from genrec_serving.engines.interface import ScoringEngine
-from genrec_serving.engines.supervised import SupervisedEngine
+from genrec_serving.engines.supervised import HANG_S, SupervisedEngine
 from genrec_serving.engines.vllm_engine import VllmOptions
 from genrec_serving.strategies.auto import AutoChooser
 from genrec_serving.telemetry.memory import resident_mb
@@ -188,6 +188,7 @@ def start_strategies(
     default: str,
     options: VllmOptions,
     second: str | None = None,
+    hang_s: float = HANG_S,
 ) -> Strategies:
     """Start the engine that most requests will use. Takes seconds; blocks.
 
@@ -198,6 +199,7 @@ def start_strategies(
         options: for vLLM.
         second: engine beside vLLM that ``auto`` may take, ``onnxruntime`` or ``torch``; it costs
             memory, which is measured.
+        hang_s: see `SupervisedEngine`.
 
     Raises:
         ConfigError: `second` is no such engine, or `default` leaves nothing to decide.
@@ -218,7 +220,7 @@ def start_strategies(
         raise EngineUnavailable(unavailable[default])
     for name in PREFERRED if default == "auto" else (default,):
         try:
-            engine = SupervisedEngine(factories[name])
+            engine = SupervisedEngine(factories[name], hang_s=hang_s)
         except EngineError as error:
             if default != "auto" or name == PREFERRED[-1]:
                 raise
