@@ -127,6 +127,7 @@ class CachedTable(EmbeddingTable):
         self._announced: Ints = np.zeros(0, np.int64)
         self._out_of_range = 0
         self._merge = False
+        self._start = "cold"
         threaded = self._on_gpu if background is None else background
         self._background = Background("hot-cache", waiting=_WAITING) if threaded else None
 
@@ -185,8 +186,23 @@ class CachedTable(EmbeddingTable):
                 else "zero-copy"
                 if host.pinned
                 else "gather",
-                "host_path_problem": host.problem or "",
+                "slot_bytes": self._rows.slot_bytes,
+                "host_bytes": host.num_bytes,
+                "start": self._start,
+                "problem": self._problem(),
             }
+
+    def _problem(self) -> str:
+        """What an operator should mend, in words; nothing where all is well."""
+        rows = self._rows
+        failed = 0 if self._background is None else self._background.failures
+        said = (
+            (rows.host.problem, f"rows are gathered by the CPU: {rows.host.problem}"),
+            (rows.copy_failures, f"{rows.copy_failures} copies into slots failed"),
+            (failed, f"{failed} decisions failed"),
+            (self._out_of_range, f"{self._out_of_range} gathers asked for rows beyond the table"),
+        )
+        return "; ".join(text for is_so, text in said if is_so)
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Rows of these ids, as the base class says."""
@@ -272,6 +288,7 @@ class CachedTable(EmbeddingTable):
         """
         with self._deciding:
             self._carry_out(self._policy.warm(popularity))
+            self._start = "popularity"
             with self._lock:
                 self._rows.finish_copies()
 
@@ -292,6 +309,7 @@ class CachedTable(EmbeddingTable):
         with self._deciding:
             state = snapshot.load(path, digest=self._rows.host.digest())
             self._carry_out(self._policy.restore(state))
+            self._start = "snapshot"
             with self._lock:
                 self._rows.finish_copies()
 

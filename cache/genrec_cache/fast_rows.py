@@ -80,6 +80,11 @@ class FastRows:
             torch.cuda.current_stream(device).synchronize()
 
     @property
+    def slot_bytes(self) -> int:
+        """Of all slots, on the device."""
+        return sum(part.nbytes for part in self._fast if part is not None)
+
+    @property
     def copies_under_way(self) -> int:
         """Plans whose rows are not all in their slots yet."""
         return len(self._copies)

@@ -86,6 +86,11 @@ class HostRows:
         return int(self.stored.values.shape[1])
 
     @property
+    def num_bytes(self) -> int:
+        """Of the rows as they are stored."""
+        return sum(part.nbytes for part in self.stored if part is not None)
+
+    @property
     def layout(self) -> tuple[int, torch.dtype, torch.dtype]:
         """What two tables must share so that one can follow the other."""
         return self.width, self.stored.values.dtype, self.dtype

@@ -19,7 +19,7 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from grpc import aio
 from kserve import ModelServer
 from kserve.errors import InferenceError, InvalidInput
@@ -28,7 +28,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
 from kserve.protocol.grpc.server import GRPCServer
 from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
-from kserve.protocol.rest.server import RESTServer, metrics_handler
+from kserve.protocol.rest.server import RESTServer
 from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
 from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 
@@ -126,9 +126,6 @@ class HttpServer(RESTServer):
 
     def create_application(self) -> None:
         """Routes and error handlers, without KServe's timing and OpenAI layers."""
-        root = APIRouter(tags=["server"])
-        root.add_api_route("/metrics", metrics_handler, methods=["GET"], summary="For Prometheus")
-        self._app.include_router(root)
         register_v1_endpoints(self._app, self.dataplane, self.model_repository_extension)
         register_v2_endpoints(self._app, self.dataplane, self.model_repository_extension)
         add_error_handlers(self._app)

@@ -61,7 +61,9 @@ class ServerOptions:
         strategy: engine of requests that name none.
         second_engine: see `start_strategies`.
         threads: CPU threads of an engine.
-        dtype, page_rows, engine_requests, step_rows, engine_processes: see `VllmOptions`.
+        dtype, page_rows, engine_requests, step_rows, engine_processes, item_cache: see
+            `VllmOptions`.
+        cache_state: see `VllmOptions`; a folder in it for each model name.
         downloads: where artifacts of the registry are put; under the project's home where None.
         open_repository: whether anybody may load and unload models.
         hang_s: see `SupervisedEngine`.
@@ -93,6 +95,8 @@ class ServerOptions:
     page_rows: int | None = None
     engine_requests: int = 32
     step_rows: int = 4096
+    item_cache: str = "auto"
+    cache_state: Path | None = None
     engine_processes: int | None = None
     hang_s: float = 30.0
     downloads: Path | None = None
@@ -161,6 +165,7 @@ def vllm_options(options: ServerOptions) -> VllmOptions:
     """What the server is told of vLLM."""
     from genrec_serving.engines.vllm_engine import VllmOptions
 
+    state = options.cache_state
     return VllmOptions(
         kv_cache_mb=options.kv_cache_mb,
         page_rows=options.page_rows,
@@ -169,6 +174,8 @@ def vllm_options(options: ServerOptions) -> VllmOptions:
         threads=options.threads,
         dtype=options.dtype,
         processes=options.engine_processes,
+        item_cache=options.item_cache,
+        cache_state=None if state is None else str(state / options.model_name),
     )
 
 
@@ -220,6 +227,7 @@ def build_app(front: Front) -> FastAPI:
 
     from genrec_serving.surfaces.api import RecommendApi
     from genrec_serving.surfaces.hot_routes import HotRoutes
+    from genrec_serving.surfaces.metrics_route import metrics_router
     from genrec_serving.surfaces.rest import rest_router
     from genrec_serving.surfaces.rest_users import users_router
 
@@ -231,6 +239,7 @@ def build_app(front: Front) -> FastAPI:
     )
     app.include_router(rest_router(front))
     app.include_router(users_router(front.recommender))
+    app.include_router(metrics_router(front))
     app.add_middleware(HotRoutes, api=RecommendApi(front))
     return app
 
@@ -336,6 +345,17 @@ def main(
     ] = None,
     engine_requests: Annotated[int, typer.Option(min=1, help="vllm: most users of a step")] = 32,
     step_rows: Annotated[int, typer.Option(min=1, help="vllm: most history rows of a step")] = 4096,
+    item_cache: Annotated[
+        str,
+        typer.Option(
+            help="vllm: hot rows of the item table on the GPU, the table on the host: auto, on, "
+            "off, or a share of the rows"
+        ),
+    ] = "auto",
+    cache_state: Annotated[
+        Path | None,
+        typer.Option(help="vllm: folder for what its caches learnt, so that a restart is warm"),
+    ] = None,
     engine_processes: Annotated[
         int | None,
         typer.Option(
@@ -396,6 +416,8 @@ def main(
         page_rows=page_rows,
         engine_requests=engine_requests,
         step_rows=step_rows,
+        item_cache=item_cache,
+        cache_state=cache_state,
         engine_processes=engine_processes,
         hang_s=hang_s,
         downloads=downloads,

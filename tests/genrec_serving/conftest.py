@@ -176,6 +176,11 @@ def server(
     """A real server process."""
     log = Path(tmp_path_factory.mktemp("server")) / "server.log"
     with LocalModelServer(
-        served_artifact.path, log=log, histories=histories_file, model_name="tiny", kv_cache_mb=16
+        served_artifact.path,
+        log=log,
+        histories=histories_file,
+        model_name="tiny",
+        kv_cache_mb=16,
+        options=("--item-cache", "0.1"),
     ) as running:
         yield running

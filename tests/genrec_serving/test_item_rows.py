@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from genrec_serving.vllm_plugin.item_rows import CachedItems, ItemCacheOptions
+from genrec_model.artifact import Artifact
+from genrec_model.errors import ConfigError
+from genrec_serving.vllm_plugin import item_rows
+from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions, all_item_caches
+from genrec_serving.vllm_plugin.item_rows import CachedItems, ItemRows, popularity
 
 CPU = torch.device("cpu")
 
@@ -35,11 +43,128 @@ def test_a_pass_that_fails_does_not_block_the_next() -> None:
 
 
 def test_what_is_cached() -> None:
-    table = torch.zeros(100, 4)
-    options = ItemCacheOptions()
-    assert options.wanted(table, 4 * 1599)
-    assert not options.wanted(table, 4 * 1600)
-    assert ItemCacheOptions(above=0.0).wanted(table, 10**12)
-    for wrong in ({"slots": 0.0}, {"slots": 1.1}, {"above": -0.1}, {"above": 1.5}):
-        with pytest.raises(ValueError, match="share"):
-            ItemCacheOptions(**wrong)
+    auto = ItemCacheOptions()
+    assert auto.why_not(1600, 4 * 1599) is None
+    assert auto.why_not(1600, 6400) == "the table takes 25.0% of the GPU's memory only"
+    assert "CPU" in str(auto.why_not(10**12, None))
+    assert ItemCacheOptions(mode="on").why_not(1, None) is None
+    assert ItemCacheOptions(mode="off").why_not(10**12, 1) == "it is switched off"
+
+
+def test_what_may_be_asked_for() -> None:
+    assert ItemCacheOptions.parse("auto") == ItemCacheOptions()
+    assert ItemCacheOptions.parse("off").mode == "off"
+    assert ItemCacheOptions.parse("0.3") == ItemCacheOptions(mode="on", slots=0.3)
+    for wrong in ("0", "1.5", "-1", "nan", "10%", ""):
+        with pytest.raises(ConfigError, match=r"item cache .*: use auto, on, off, or a share"):
+            ItemCacheOptions.parse(wrong)
+    for change in ({"slots": 0.0}, {"above": 1.5}, {"slot_bytes": 0}, {"mode": "maybe"}):
+        with pytest.raises(ConfigError, match="item cache"):
+            ItemCacheOptions(**change)
+
+
+def test_how_many_slots() -> None:
+    assert ItemCacheOptions(slots=0.1).num_slots(1000, 8) == 100
+    assert ItemCacheOptions(slots=0.1).num_slots(3, 8) == 1
+    assert ItemCacheOptions(slot_bytes=81).num_slots(1000, 8) == 10
+    assert ItemCacheOptions(slot_bytes=10**9).num_slots(1000, 8) == 1000
+
+
+def test_options_go_through_vllms_configuration() -> None:
+    options = ItemCacheOptions(mode="on", slots=0.2, artifact="a", snapshot="s")
+    assert ItemCacheOptions.from_config({"dtype": "float32", **options.as_config()}) == options
+    assert ItemCacheOptions.from_config({}) == ItemCacheOptions()
+
+
+def on(artifact: Artifact, snapshot: Path | None = None) -> ItemCacheOptions:
+    return ItemCacheOptions(
+        mode="on",
+        slots=0.1,
+        artifact=str(artifact.path),
+        snapshot=None if snapshot is None else str(snapshot),
+    )
+
+
+def ask(rows: ItemRows, items: list[int]) -> None:
+    with rows.pass_over(torch.tensor(items)):
+        pass
+
+
+def test_a_new_cache_starts_with_the_most_popular_items(tiny_artifact) -> None:
+    model = tiny_artifact.load_model()
+    rows = ItemRows(model, on(tiny_artifact))
+    assert rows.cached is not None
+    assert model.item_embedding is rows.cached
+    counts = tiny_artifact.vocabulary.train_counts
+    hot = rows.cached.cache.residents
+    assert len(hot) == round(0.1 * len(counts))
+    assert counts[hot].min() >= np.delete(counts, hot).max()
+    assert rows.statistics()["start"] == "popularity"
+
+
+def test_the_next_cache_starts_where_the_last_one_ended(tiny_artifact, tmp_path) -> None:
+    file = tmp_path / "state" / "item-cache.npz"
+    first = ItemRows(tiny_artifact.load_model(), on(tiny_artifact, file))
+    rare = [30, 31, 32, 33]
+    for _ in range(40):
+        ask(first, rare)
+    first.close()
+    assert first.cached is not None
+    second = ItemRows(tiny_artifact.load_model(), on(tiny_artifact, file))
+    assert second.cached is not None
+    assert second.statistics()["start"] == "snapshot"
+    assert second.cached.cache.residents.tolist() == first.cached.cache.residents.tolist()
+    assert set(rare) & set(second.cached.cache.residents.tolist())
+    second.close()
+
+
+def test_a_snapshot_of_another_table_is_not_used(tiny_artifact, tmp_path, caplog) -> None:
+    file = tmp_path / "item-cache.npz"
+    file.write_bytes(b"no snapshot")
+    rows = ItemRows(tiny_artifact.load_model(), on(tiny_artifact, file))
+    assert rows.statistics()["start"] == "popularity"
+    assert "does not start from its snapshot" in caplog.text
+    rows.close()
+
+
+def test_popularity_that_does_not_fit_is_not_used(tiny_artifact, tmp_path, caplog) -> None:
+    table_rows = tiny_artifact.config.num_items
+    known = popularity(tiny_artifact.path, table_rows)
+    assert known is not None
+    assert known.tolist() == tiny_artifact.vocabulary.train_counts.tolist()
+    assert popularity(tiny_artifact.path, table_rows + 1) is None
+    assert popularity(tmp_path, table_rows) is None
+    assert caplog.text.count("starts cold") == 2
+
+
+def test_a_cache_that_cannot_be_made_leaves_the_table_where_it_is(tiny_artifact, caplog) -> None:
+    model = tiny_artifact.load_model()
+    table = model.item_embedding
+
+    class Full(CachedItems):
+        def __init__(self, *arguments: object) -> None:
+            raise RuntimeError("out of memory")
+
+    with patch.object(item_rows, "CachedItems", Full):
+        rows = ItemRows(model, on(tiny_artifact))
+    assert model.item_embedding is table
+    shown = rows.statistics()
+    assert shown["state"] == "failed"
+    assert shown["problem"] == "no cache of the item table: out of memory"
+    assert "stays on the device" in caplog.text
+    ask(rows, [1])
+    rows.close()
+
+
+def test_several_engines_are_shown_as_one(tiny_artifact) -> None:
+    engines = [ItemRows(tiny_artifact.load_model(), on(tiny_artifact)) for _ in range(2)]
+    for rows in engines:
+        ask(rows, [5, 5, 6])
+    parts = [{"item_cache": rows.statistics()} for rows in engines]
+    found = all_item_caches(parts)
+    assert (found["state"], found["accesses"], found["unique"]) == ("on", 6, 4)
+    off = {"item_cache": ItemRows(tiny_artifact.load_model(), ItemCacheOptions()).statistics()}
+    assert all_item_caches([off, off])["state"] == "off"
+    failed = {"item_cache": {"state": "failed", "why": "", "problem": "full"}}
+    mixed = all_item_caches([*parts, failed])
+    assert (mixed["state"], mixed["problem"], mixed["accesses"]) == ("failed", "full", 6)

@@ -1,6 +1,7 @@
 """A real server process: four surfaces, one answer."""
 
 import json
+import re
 from typing import Any
 
 import grpc
@@ -296,12 +297,18 @@ def test_stats(http) -> None:
     after = http.get("/v1/stats").json()["requests"]
     assert after["answered"]["total"] == before + 1
     assert after["latency_ms"]["p95"] > 0
+    cache = stats["engines"]["vllm"]["item_cache"]
+    assert (cache["state"], cache["start"], cache["problem"]) == ("on", "popularity", "")
 
 
 def test_metrics(http) -> None:
     http.post("/v1/recommend", json={"history": []})
     http.post("/v1/recommend", json={"history": 3})
     text = http.get("/metrics").text
+    hits = re.search(r'genrec_item_cache_hits_total{version="\w+"} (\S+)', text)
+    assert hits is not None
+    assert float(hits[1]) > 0
+    assert 'genrec_item_cache_problem{version="' in text
     assert 'genrec_request_seconds_count{strategy="vllm",surface="rest",version="' in text
     for stage in ("queue", "features", "engine", "answer"):
         assert f'genrec_stage_seconds_count{{stage="{stage}",version="' in text

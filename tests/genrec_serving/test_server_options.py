@@ -70,7 +70,7 @@ def test_the_command_line(monkeypatch) -> None:
 
 def test_what_vllm_is_told(monkeypatch) -> None:
     arguments = "--artifact x --dtype bfloat16 --page-rows 32 --engine-requests 128 --threads 2"
-    more = "--step-rows 9000 --engine-processes 2 --kv-cache-mb 7"
+    more = "--step-rows 9000 --engine-processes 2 --kv-cache-mb 7 --item-cache 0.2 --cache-state s"
     (options,) = run(monkeypatch, None, *arguments.split(), *more.split())[1]
     assert server.vllm_options(options) == VllmOptions(
         kv_cache_mb=7,
@@ -80,6 +80,8 @@ def test_what_vllm_is_told(monkeypatch) -> None:
         threads=2,
         dtype="bfloat16",
         processes=2,
+        item_cache="0.2",
+        cache_state="s/genrec",
     )
     assert server.vllm_options(ServerOptions(artifact="x")) == VllmOptions()
     assert run(monkeypatch, None, "--artifact", "x", "--dtype", "int4")[0] == 2

@@ -26,7 +26,7 @@ def test_an_engine_on_a_gpu_has_a_process_of_its_own() -> None:
 
 @pytest.fixture(scope="module")
 def engines(served_artifact) -> Iterator[VllmProcesses]:
-    options = VllmOptions(kv_cache_mb=2, processes=2)
+    options = VllmOptions(kv_cache_mb=2, processes=2, item_cache="0.1")
     made = VllmProcesses(served_artifact, version="1", options=options)
     yield made
     made.close()
@@ -57,8 +57,12 @@ async def test_statistics_of_each(engines) -> None:
     shown = await engines.statistics()
     found = shown["processes"]
     assert len(found) == 2
+    caches = [one["item_cache"] for one in found]
+    assert all(cache["state"] == "on" and cache["lookups"] > 0 for cache in caches)
+    for counted in ("lookups", "hits", "unique_hits", "copies", "slot_bytes"):
+        assert shown["item_cache"][counted] == sum(cache[counted] for cache in caches)
     assert all(one["running"] == 0 and one["dtype"] == "float32" for one in found)
-    assert all(0 <= one["kv_cache_usage"] <= 1 and one["item_cache"] is None for one in found)
+    assert all(0 <= one["kv_cache_usage"] <= 1 for one in found)
 
 
 async def test_a_refused_request_disturbs_nobody(engines, truth) -> None:

@@ -31,6 +31,10 @@ def serve(
         Path | None, typer.Option(help="Tokens of which a request must show one, one a line.")
     ] = None,
     strategy: Annotated[str, typer.Option(help="auto, vllm, onnxruntime, torch.")] = "auto",
+    item_cache: Annotated[
+        str,
+        typer.Option(help="Hot rows of the item table: auto, on, off, or a share of the rows."),
+    ] = "auto",
     further: Annotated[
         list[str] | None,
         typer.Argument(
@@ -43,7 +47,7 @@ def serve(
         *(sys.executable, "-m", "genrec_serving.server", "--artifact", model),
         *("--model-name", model_name or _registered_name(model)),
         *("--http-port", str(http_port), "--grpc-port", str(grpc_port), "--host", host),
-        *("--strategy", strategy),
+        *("--strategy", strategy, "--item-cache", item_cache),
     ]
     for option, value in (
         ("--histories", histories),

@@ -28,6 +28,7 @@ from genrec_model.features.rows import UserRows
 from genrec_serving.engines.interface import Scored, describe
 from genrec_serving.engines.paged_engine import PagedEngine, fail, resolve
 from genrec_serving.engines.vllm_environment import prepare_environment
+from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions
 from genrec_serving.vllm_plugin.prompt import pack
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ class VllmOptions:
             engine that died then gives back, and 0 on a CPU.
         passes: how rows run through the layers, see `vllm_plugin.passes`; None for graphs on a
             GPU and plain ones on a CPU.
+        item_cache: of the item table, see `ItemCacheOptions.parse`.
+        cache_state: folder in which the engine keeps what its caches learnt, so that the next one
+            starts warm; None to keep nothing.
+
+    Raises:
+        ConfigError: no such `item_cache`.
     """
 
     kv_cache_mb: int = 128
@@ -67,6 +74,25 @@ class VllmOptions:
     dtype: str | None = None
     passes: str | None = None
     processes: int | None = None
+    item_cache: str = "auto"
+    cache_state: str | None = None
+
+    def __post_init__(self) -> None:
+        ItemCacheOptions.parse(self.item_cache)
+
+    def of_process(self, number: int) -> VllmOptions:
+        """Of one of the engines that have processes of their own, from 0."""
+        state = self.cache_state and f"{self.cache_state}/engine-{number}"
+        share_mb = self.kv_cache_mb // (self.processes or 1)
+        return replace(self, processes=0, kv_cache_mb=share_mb, cache_state=state)
+
+    def item_cache_options(self, artifact: Artifact) -> ItemCacheOptions:
+        """How the engine caches the item table of a model."""
+        return replace(
+            ItemCacheOptions.parse(self.item_cache),
+            artifact=str(artifact.path),
+            snapshot=self.cache_state and f"{self.cache_state}/item-cache.npz",
+        )
 
     def for_device(self, *, cuda: bool) -> VllmOptions:
         """Nothing left open."""
@@ -304,7 +330,11 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
         enable_chunked_prefill=True,
         disable_log_stats=True,
         use_tqdm_on_load=False,
-        additional_config=additional_config(dtype=options.dtype, passes=options.passes),
+        additional_config=additional_config(
+            dtype=options.dtype,
+            passes=options.passes,
+            item_cache=options.item_cache_options(artifact),
+        ),
     )
     return CoreClient(LLMEngine.from_engine_args(arguments), salt)
 

@@ -31,6 +31,7 @@ from genrec_serving.engines.interface import Scored
 from genrec_serving.engines.paged_engine import PagedEngine, fail, resolve
 from genrec_serving.engines.vllm_engine import VllmOptions
 from genrec_serving.engines.wire import BEAT, BEAT_S, READY, Ask, Reply, Start
+from genrec_serving.vllm_plugin.item_cache_options import all_item_caches
 from genrec_serving.vllm_plugin.prompt import pack
 
 logger = logging.getLogger(__name__)
@@ -212,7 +213,8 @@ class VllmProcesses(PagedEngine):
     def __init__(self, artifact: Artifact, *, version: str, options: VllmOptions) -> None:
         count = options.processes or 1
         self._engines = [
-            VllmProcess(artifact, version=version, options=share) for _ in range(count)
+            VllmProcess(artifact, version=version, options=options.of_process(number))
+            for number in range(count)
         ]
         try:
             for engine in self._engines:
@@ -244,7 +246,7 @@ class VllmProcesses(PagedEngine):
         """As the base class says, of each process."""
         asked = [engine.ask_statistics() for engine in self._engines]
         answers = await asyncio.gather(*(asyncio.wrap_future(answer) for answer in asked))
-        return {"processes": list(answers)}
+        return {"processes": list(answers), "item_cache": all_item_caches(answers)}
 
     def close(self) -> None:
         """End all processes."""

@@ -14,6 +14,7 @@ from prometheus_client import Counter as Count
 
 from genrec_model.errors import EngineError, Overloaded, RequestError, StoreError
 from genrec_serving.requests import Answer
+from genrec_serving.telemetry.engine_metrics import EngineMetrics
 
 Surface = Literal["rest", "v1", "v2", "grpc"]
 #: Latencies that `/v1/stats` looks back on.
@@ -78,6 +79,7 @@ class RequestMetrics:
             ("found", "version"),
             registry=registry,
         )
+        self.engines = EngineMetrics(registry)
         self._answered: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
         self._strategies: Counter[str] = Counter()

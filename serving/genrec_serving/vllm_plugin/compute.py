@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import torch
 
+from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions
 from genrec_serving.vllm_plugin.passes import Mode
 
 #: Names of the data types of weights, hidden rows and pages.
@@ -31,7 +32,9 @@ class ComputeOptions:
     passes: Mode
 
 
-def additional_config(*, dtype: str, passes: str) -> dict[str, Any]:
+def additional_config(
+    *, dtype: str, passes: str, item_cache: ItemCacheOptions | None = None
+) -> dict[str, Any]:
     """What to give vLLM as ``additional_config``.
 
     Raises:
@@ -41,7 +44,8 @@ def additional_config(*, dtype: str, passes: str) -> dict[str, Any]:
         raise ValueError(f"no dtype {dtype!r}: use one of {', '.join(DTYPES)}")
     if passes not in get_args(Mode):
         raise ValueError(f"no mode {passes!r} of passes: use one of {', '.join(get_args(Mode))}")
-    return {_KEY: {"dtype": dtype, "passes": passes}}
+    cache = {} if item_cache is None else item_cache.as_config()
+    return {_KEY: {"dtype": dtype, "passes": passes, **cache}}
 
 
 def compute_options(vllm_config: Any) -> ComputeOptions:

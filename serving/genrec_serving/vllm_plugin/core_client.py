@@ -144,5 +144,6 @@ class CoreClient:
         }
 
     def close(self) -> None:
-        """End the engine core."""
+        """End the engine core, and let the model keep what it learnt."""
+        self._model.close()
         self._core.shutdown()

@@ -9,74 +9,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import torch
 from torch import Tensor, nn
 
 from genrec_cache.embedding_cache import CachedTable
+from genrec_cache.keeper import Keeper
+from genrec_cache.policy import Ints
+from genrec_cache.snapshot import SnapshotUnfit
+from genrec_model.features.reserved import NUM_RESERVED
 from genrec_model.hstu import HSTU
+from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ItemCacheOptions:
-    """When a model's item table is cached, and how much of it.
-
-    Args:
-        slots: rows in the cache as a share of V, in (0, 1].
-        above: share of the GPU's memory that a table must exceed to be cached; 0: always.
+def item_cache_options(vllm_config: Any) -> ItemCacheOptions:
+    """What vLLM's ``additional_config`` says: ``{"genrec": {"item_cache": {...}}}``.
 
     Raises:
-        ValueError: a share is out of range.
+        ConfigError: a value is out of range.
     """
-
-    slots: float = 0.1
-    above: float = 0.25
-
-    def __post_init__(self) -> None:
-        if not 0 < self.slots <= 1 or not 0 <= self.above <= 1:
-            raise ValueError("slots must be a share in (0, 1], above one in [0, 1]")
-
-    def wanted(self, table: Tensor, memory: int) -> bool:
-        """Whether to cache a table, on a device with so many bytes."""
-        return table.numel() * table.element_size() > self.above * memory
-
-
-def item_cache_options(vllm_config: Any) -> ItemCacheOptions | None:
-    """What vLLM's ``additional_config`` says, or None: ``{"genrec": {"item_cache": {...}}}``.
-
-    Raises:
-        ValueError: a share is out of range.
-    """
-    given = vllm_config.additional_config.get("genrec", {}).get("item_cache")
-    return None if given is None else ItemCacheOptions(**given)
-
-
-def cache_items(hstu: HSTU, options: ItemCacheOptions | None) -> CachedItems | None:
-    """Move a loaded model's item table to the host and cache it, if it is large.
-
-    Args:
-        hstu: changed in place.
-        options: None for the default: on a GPU only.
-
-    Returns:
-        What takes the table's place; None where it stays as it is.
-    """
-    table = hstu.item_embedding.weight
-    on_gpu = table.device.type == "cuda"
-    if options is None and not on_gpu:
-        return None
-    chosen = options or ItemCacheOptions()
-    memory = torch.cuda.get_device_properties(table.device).total_memory if on_gpu else 0
-    if not chosen.wanted(table, memory):
-        return None
-    items = CachedItems(table, max(1, round(chosen.slots * len(table))), table.device)
-    hstu.add_module("item_embedding", items)
-    return items
+    return ItemCacheOptions.from_config(vllm_config.additional_config.get("genrec", {}))
 
 
 class CachedItems(nn.Module):
@@ -117,3 +76,90 @@ class CachedItems(nn.Module):
     def statistics(self) -> dict[str, float | str]:
         """See `CachedTable.statistics`."""
         return self.cache.statistics()
+
+
+class ItemRows:
+    """Where a loaded model's item rows come from.
+
+    Where a cache is wanted and cannot be made, the whole table stays on the device: that is logged
+    and shown, and scores are the same.
+
+    Args:
+        hstu: changed in place where the table is cached.
+        options: whether it is.
+    """
+
+    def __init__(self, hstu: HSTU, options: ItemCacheOptions) -> None:
+        self._keeper: Keeper | None = None
+        self.cached: CachedItems | None = None
+        self._state, self._problem = "off", ""
+        table = hstu.item_embedding.weight
+        on_gpu = table.device.type == "cuda"
+        memory = torch.cuda.get_device_properties(table.device).total_memory if on_gpu else None
+        self._why = options.why_not(table.nbytes, memory) or ""
+        if self._why:
+            return
+        slots = options.num_slots(len(table), table[0].nbytes)
+        try:
+            self.cached = CachedItems(table, slots, table.device)
+        except (RuntimeError, MemoryError) as error:
+            self._state, self._problem = "failed", f"no cache of the item table: {error}"
+            logger.exception("the item table is not cached and stays on the device as a whole")
+            return
+        self._state = "on"
+        hstu.add_module("item_embedding", self.cached)
+        fill(self.cached.cache, options)
+        if options.snapshot is not None:
+            self._keeper = Keeper(self.cached.cache, Path(options.snapshot))
+
+    def pass_over(self, items: Tensor) -> AbstractContextManager[None]:
+        """A block that runs one pass, or replays its graph, over these items (int64 [R])."""
+        return nullcontext() if self.cached is None else self.cached.pass_over(items)
+
+    def statistics(self) -> dict[str, Any]:
+        """`state` (``on``, ``off`` with `why`, ``failed`` with `problem`), and the cache's own."""
+        if self.cached is not None:
+            return {"state": self._state, **self.cached.statistics()}
+        return {"state": self._state, "why": self._why, "problem": self._problem}
+
+    def close(self) -> None:
+        """Keep what the cache learnt, and end its threads."""
+        if self._keeper is not None:
+            self._keeper.close()
+        if self.cached is not None:
+            self.cached.cache.close()
+
+
+def fill(table: CachedTable, options: ItemCacheOptions) -> None:
+    """Fill the slots before the first lookup: from the snapshot, or else from popularity."""
+    snapshot = None if options.snapshot is None else Path(options.snapshot)
+    if snapshot is not None and snapshot.is_file():
+        try:
+            table.restore(snapshot)
+        except (SnapshotUnfit, OSError, ValueError) as error:
+            logger.warning("the hot cache does not start from its snapshot: %s", error)
+        else:
+            logger.info("the hot cache starts from %s", snapshot)
+            return
+    if options.artifact is None:
+        return
+    counts = popularity(Path(options.artifact), table.num_rows)
+    if counts is not None:
+        table.warm(counts)
+
+
+def popularity(artifact: Path, rows: int) -> Ints | None:
+    """Training events of each row of the item table, int64 [V]; None where they are not known."""
+    try:
+        counts = pl.read_parquet(artifact / "items.parquet", columns=["train_count"])
+    except (OSError, pl.exceptions.PolarsError) as error:
+        logger.warning("the hot cache starts cold: the items' popularity is not known: %s", error)
+        return None
+    known = counts["train_count"].to_numpy().astype(np.int64)
+    if len(known) + NUM_RESERVED != rows:
+        logger.warning(
+            "the hot cache starts cold: popularity of %d items, not %d", len(known), rows
+        )
+        return None
+    of_rows: Ints = np.pad(known, (NUM_RESERVED, 0))
+    return of_rows

@@ -7,7 +7,6 @@ request, T tasks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +22,7 @@ from genrec_model.hstu.layer import HSTULayer
 from genrec_serving.next_item import NextItem
 from genrec_serving.vllm_plugin.attention_backend import PagedHSTUAttention, PageMetadata
 from genrec_serving.vllm_plugin.compute import compute_options
-from genrec_serving.vllm_plugin.item_rows import CachedItems, cache_items, item_cache_options
+from genrec_serving.vllm_plugin.item_rows import ItemRows, item_cache_options
 from genrec_serving.vllm_plugin.passes import Passes, PassInputs
 from genrec_serving.vllm_plugin.pooler import Candidates, HSTUPooler
 from genrec_serving.vllm_plugin.prompt import ROW_WIDTH, unpack
@@ -68,8 +67,8 @@ class GenrecHSTU(nn.Module):
             zip(self.hstu.layers, self.attention, strict=True)  # type: ignore[arg-type]
         )
         self._item_cache = item_cache_options(vllm_config)
-        #: Where the item table is too large for the GPU; made when the weights are loaded.
-        self.cached_items: CachedItems | None = None
+        #: Made when the weights are loaded.
+        self.item_rows: ItemRows | None = None
         self._max_requests = vllm_config.scheduler_config.max_num_seqs
         #: Pages of the requests of the step that is running, for the candidates that follow.
         self._page_table: Tensor | None = None
@@ -122,8 +121,8 @@ class GenrecHSTU(nn.Module):
 
     def _pass(self, inputs: PassInputs) -> Tensor:
         """Hidden rows [R, W], which the next pass overwrites."""
-        items = self.cached_items
-        with nullcontext() if items is None else items.pass_over(inputs.items):
+        assert self.item_rows is not None
+        with self.item_rows.pass_over(inputs.items):
             return self._passes(inputs)
 
     @cached_property
@@ -228,15 +227,19 @@ class GenrecHSTU(nn.Module):
         return list(torch.split(logits_RT, sizes))
 
     def statistics(self) -> dict[str, Any]:
-        """How passes run, and how the item cache does (None: the whole table is on the device)."""
+        """How passes run, and how the item cache does."""
         passes = self.__dict__.get("_passes")
-        items = self.cached_items
         return {
             "dtype": str(self.compute.dtype).removeprefix("torch."),
             "passes": self.compute.passes,
             "graphs": 0 if passes is None else passes.captured,
-            "item_cache": None if items is None else items.statistics(),
+            "item_cache": None if self.item_rows is None else self.item_rows.statistics(),
         }
+
+    def close(self) -> None:
+        """Keep what the item cache learnt, and end its threads."""
+        if self.item_rows is not None:
+            self.item_rows.close()
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Fill the model from an artifact's file; returns the names of what was filled.
@@ -252,5 +255,5 @@ class GenrecHSTU(nn.Module):
                 raise ValueError(f"model.safetensors has {name}, which the model lacks")
             parameters[name].data.copy_(value)
             loaded.add(f"hstu.{name}")
-        self.cached_items = cache_items(self.hstu, self._item_cache)
+        self.item_rows = ItemRows(self.hstu, self._item_cache)
         return loaded
