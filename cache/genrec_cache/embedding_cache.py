@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from genrec_cache import snapshot
 from genrec_cache.background import Background, Job
+from genrec_cache.dropped_rows import DroppedRows
 from genrec_cache.fast_rows import FastRows
 from genrec_cache.host_rows import HostRows
 from genrec_cache.hot_set import NO_SLOT, HotSet
@@ -128,6 +130,7 @@ class CachedTable(EmbeddingTable):
         self._out_of_range = 0
         self._merge = False
         self._start = "cold"
+        self._dropped: DroppedRows | None = None
         threaded = self._on_gpu if background is None else background
         self._background = Background("hot-cache", waiting=_WAITING) if threaded else None
 
@@ -292,6 +295,41 @@ class CachedTable(EmbeddingTable):
             with self._lock:
                 self._rows.finish_copies()
 
+    def watch_dropped(self, slots: int) -> None:
+        """From here on, count what so many slots more would have brought: see `take_missed`."""
+        with self._deciding:
+            self._dropped = DroppedRows(self.num_rows, slots)
+
+    def take_missed(self) -> int:
+        """Unique ids since the last call that hit had there been the slots of `watch_dropped`.
+
+        An estimate from below: those slots would not be given to what was dropped last, but to
+        what is most promising.
+        """
+        with self._deciding:
+            return 0 if self._dropped is None else self._dropped.take_missed()
+
+    def time_of_miss(self, ids: int = 4096, *, tries: int = 5) -> float:
+        """Milliseconds that a row costs more from the host than from a slot, at least 0.
+
+        Waits for the device; to be called while nothing else runs there.
+
+        Args:
+            ids: looked up at once.
+            tries: the quickest counts.
+        """
+        inside = self.residents
+        # All over the table: rows near each other come faster.
+        drawn = np.random.default_rng(0).integers(0, self.num_rows, 4 * ids)
+        outside = drawn[~np.isin(drawn, inside)]
+        if not len(inside) or not len(outside):
+            return 0.0
+        hits, misses = (
+            self._time(torch.from_numpy(np.resize(some, ids)).to(self.device), tries)
+            for some in (inside, outside)
+        )
+        return max(0.0, (misses - hits) / ids)
+
     def save(self, path: Path) -> None:
         """Write what was learnt to a file: see :mod:`genrec_cache.snapshot`."""
         with self._deciding:
@@ -342,6 +380,8 @@ class CachedTable(EmbeddingTable):
             rows.replace(everyone.evict, everyone.admit, slots.apply(everyone))
             rows.finish_copies()
             self._policy.grow(new.num_rows)
+            if self._dropped is not None:
+                self._dropped.grow(new.num_rows)
             self._policy.capacity = min(self._capacity, new.num_rows)
             with self._lock:
                 self._rows, self._version, self._set = rows, version, slots
@@ -363,6 +403,18 @@ class CachedTable(EmbeddingTable):
             for rows in (*self._retired, self._rows):
                 rows.wait()
             self._retired.clear()
+
+    def _time(self, ids: Tensor, tries: int) -> float:
+        """Milliseconds of one gather, which nobody counts."""
+        best = float("inf")
+        for _ in range(tries):
+            start = time.perf_counter()
+            with self._lock:
+                self._rows.gather(ids)
+            if self._on_gpu:
+                torch.cuda.current_stream(self.device).synchronize()
+            best = min(best, time.perf_counter() - start)
+        return best * 1e3
 
     def _fast_rows(self, host: HostRows) -> FastRows:
         if self._on_gpu:
@@ -432,6 +484,10 @@ class CachedTable(EmbeddingTable):
             if ahead is not None:
                 queued = np.union1d(queued, ahead.cpu().numpy())
             plan = self._policy.after_batch(unique, ahead=queued if len(queued) else None)
+            if self._dropped is not None:
+                self._dropped.ask(unique[~hit])
+                refused = np.setdiff1d(unique[~hit], plan.admit, assume_unique=True)
+                self._dropped.drop(np.concatenate([plan.evict, refused]))
             self._carry_out(plan)
 
     def _carry_out(self, plan: Plan) -> None:

@@ -5,7 +5,8 @@ is asked for again of that would have been a hit, and a hit saves time: recomput
 and values, or bringing a row over the link. The side whose next step saves more time takes one
 from the other, a step at a time, within bounds, and only after it was ahead several times.
 
-This decides; moving the memory is its user's work.
+This decides; moving the memory is its user's work. What was remembered tells what one step would
+bring, not two: until a step is taken, the next one is not known to pay.
 """
 
 from __future__ import annotations

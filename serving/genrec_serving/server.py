@@ -63,7 +63,7 @@ class ServerOptions:
         threads: CPU threads of an engine.
         dtype, page_rows, engine_requests, step_rows, engine_processes, item_cache: see
             `VllmOptions`.
-        cache_state: see `VllmOptions`; a folder in it for each model name.
+        cache_budget_mb, cache_state: see `VllmOptions`; a folder in it for each model name.
         downloads: where artifacts of the registry are put; under the project's home where None.
         open_repository: whether anybody may load and unload models.
         hang_s: see `SupervisedEngine`.
@@ -97,6 +97,7 @@ class ServerOptions:
     step_rows: int = 4096
     item_cache: str = "auto"
     cache_state: Path | None = None
+    cache_budget_mb: int | None = None
     engine_processes: int | None = None
     hang_s: float = 30.0
     downloads: Path | None = None
@@ -176,6 +177,7 @@ def vllm_options(options: ServerOptions) -> VllmOptions:
         processes=options.engine_processes,
         item_cache=options.item_cache,
         cache_state=None if state is None else str(state / options.model_name),
+        cache_budget_mb=options.cache_budget_mb,
     )
 
 
@@ -356,6 +358,14 @@ def main(
         Path | None,
         typer.Option(help="vllm: folder for what its caches learnt, so that a restart is warm"),
     ] = None,
+    cache_budget_mb: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="vllm: MiB for histories (--kv-cache-mb of it at first) and hot item rows "
+            "together, shared anew at a restart by what served better",
+        ),
+    ] = None,
     engine_processes: Annotated[
         int | None,
         typer.Option(
@@ -418,6 +428,7 @@ def main(
         step_rows=step_rows,
         item_cache=item_cache,
         cache_state=cache_state,
+        cache_budget_mb=cache_budget_mb,
         engine_processes=engine_processes,
         hang_s=hang_s,
         downloads=downloads,

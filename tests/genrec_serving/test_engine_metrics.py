@@ -35,3 +35,13 @@ def test_the_item_cache_by_version() -> None:
     ):
         assert f"{line}\n" in text
     assert 'hits_total{version="8"}' not in text
+
+
+def test_the_split_of_memory() -> None:
+    registry = CollectorRegistry()
+    metrics = EngineMetrics(registry)
+    split = {"in_force": {"kv": 7, "rows": 3}, "next": {"kv": 6, "rows": 4}, "problem": ""}
+    metrics.show("1", {"vllm": {"memory_split": split}, "torch": {"memory_split": None}})
+    text = generate_latest(registry).decode()
+    assert 'genrec_cache_memory_bytes{side="kv",version="1",when="in_force"} 7.0\n' in text
+    assert 'genrec_cache_memory_bytes{side="rows",version="1",when="next"} 4.0\n' in text

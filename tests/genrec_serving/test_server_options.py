@@ -83,6 +83,9 @@ def test_what_vllm_is_told(monkeypatch) -> None:
         item_cache="0.2",
         cache_state="s/genrec",
     )
+    budget = "--artifact x --cache-budget-mb 200 --cache-state s"
+    (options,) = run(monkeypatch, None, *budget.split())[1]
+    assert server.vllm_options(options).cache_budget_mb == 200
     assert server.vllm_options(ServerOptions(artifact="x")) == VllmOptions()
     assert run(monkeypatch, None, "--artifact", "x", "--dtype", "int4")[0] == 2
 

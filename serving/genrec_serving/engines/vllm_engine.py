@@ -16,6 +16,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +24,13 @@ import torch
 from torch import Tensor
 
 from genrec_model.artifact import Artifact
-from genrec_model.errors import EngineError, EngineUnavailable
+from genrec_model.errors import ConfigError, EngineError, EngineUnavailable
 from genrec_model.features.rows import UserRows
 from genrec_serving.engines.interface import Scored, describe
 from genrec_serving.engines.paged_engine import PagedEngine, fail, resolve
 from genrec_serving.engines.vllm_environment import prepare_environment
 from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions
+from genrec_serving.vllm_plugin.memory_plan import MemoryPlan, plan_memory
 from genrec_serving.vllm_plugin.prompt import pack
 
 if TYPE_CHECKING:
@@ -61,9 +63,11 @@ class VllmOptions:
         item_cache: of the item table, see `ItemCacheOptions.parse`.
         cache_state: folder in which the engine keeps what its caches learnt, so that the next one
             starts warm; None to keep nothing.
+        cache_budget_mb: MiB for pages and hot item rows together, see `vllm_plugin.memory_plan`;
+            `kv_cache_mb` of it is for pages at the first start. None: each has its own.
 
     Raises:
-        ConfigError: no such `item_cache`.
+        ConfigError: no such `item_cache`, or a budget that leaves nothing to split or to learn.
     """
 
     kv_cache_mb: int = 128
@@ -76,15 +80,32 @@ class VllmOptions:
     processes: int | None = None
     item_cache: str = "auto"
     cache_state: str | None = None
+    cache_budget_mb: int | None = None
 
     def __post_init__(self) -> None:
         ItemCacheOptions.parse(self.item_cache)
+        if self.cache_budget_mb is None:
+            return
+        if self.item_cache not in ("auto", "on"):
+            raise ConfigError(f"a cache budget goes with item cache on, not {self.item_cache}")
+        if self.cache_state is None:
+            raise ConfigError("a cache budget needs a folder for what the caches learnt")
+        if self.kv_cache_mb >= self.cache_budget_mb:
+            raise ConfigError(
+                f"a cache budget of {self.cache_budget_mb} MiB leaves nothing for item rows beside "
+                f"{self.kv_cache_mb} MiB for pages"
+            )
 
     def of_process(self, number: int) -> VllmOptions:
         """Of one of the engines that have processes of their own, from 0."""
-        state = self.cache_state and f"{self.cache_state}/engine-{number}"
-        share_mb = self.kv_cache_mb // (self.processes or 1)
-        return replace(self, processes=0, kv_cache_mb=share_mb, cache_state=state)
+        count = self.processes or 1
+        return replace(
+            self,
+            processes=0,
+            kv_cache_mb=self.kv_cache_mb // count,
+            cache_state=self.cache_state and f"{self.cache_state}/engine-{number}",
+            cache_budget_mb=self.cache_budget_mb and self.cache_budget_mb // count,
+        )
 
     def item_cache_options(self, artifact: Artifact) -> ItemCacheOptions:
         """How the engine caches the item table of a model."""
@@ -92,6 +113,18 @@ class VllmOptions:
             ItemCacheOptions.parse(self.item_cache),
             artifact=str(artifact.path),
             snapshot=self.cache_state and f"{self.cache_state}/item-cache.npz",
+        )
+
+    def memory_plan(self, artifact: Artifact) -> MemoryPlan | None:
+        """How pages and item rows of a model share the budget; None where there is none."""
+        if self.cache_budget_mb is None or self.cache_state is None:
+            return None
+        config, dtype = artifact.config, getattr(torch, self.dtype or "float32")
+        return plan_memory(
+            budget=self.cache_budget_mb << 20,
+            kv=self.kv_cache_mb << 20,
+            table_bytes=config.num_items * config.hidden_size * dtype.itemsize,
+            file=Path(self.cache_state) / "memory-split.json",
         )
 
     def for_device(self, *, cuda: bool) -> VllmOptions:
@@ -298,6 +331,7 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
     from genrec_serving.vllm_plugin import register
     from genrec_serving.vllm_plugin.compute import additional_config
     from genrec_serving.vllm_plugin.core_client import CoreClient
+    from genrec_serving.vllm_plugin.memory_watch import WatchedClient
 
     register(load_class=True)
     config = artifact.config
@@ -312,6 +346,12 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
             config.chunk_size,
             options.page_rows,
         )
+    plan = options.memory_plan(artifact)
+    items = options.item_cache_options(artifact)
+    kv_bytes = options.kv_cache_mb << 20
+    if plan is not None:
+        kv_bytes = plan.in_force.kv
+        items = replace(items, mode="on", slot_bytes=plan.in_force.rows)
     # vLLM warns about budgets that no batch could fill.
     largest_step = options.max_requests * (config.max_rows + 1)
     arguments = EngineArgs(
@@ -323,7 +363,7 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
         enforce_eager=True,
         max_model_len=config.max_rows + 1,
         block_size=options.page_rows,
-        kv_cache_memory_bytes=options.kv_cache_mb << 20,
+        kv_cache_memory_bytes=kv_bytes,
         max_num_seqs=options.max_requests,
         max_num_batched_tokens=min(options.max_step_rows, largest_step),
         enable_prefix_caching=True,
@@ -333,10 +373,11 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
         additional_config=additional_config(
             dtype=options.dtype,
             passes=options.passes,
-            item_cache=options.item_cache_options(artifact),
+            item_cache=items,
         ),
     )
-    return CoreClient(LLMEngine.from_engine_args(arguments), salt)
+    engine = LLMEngine.from_engine_args(arguments)
+    return CoreClient(engine, salt) if plan is None else WatchedClient(engine, salt, plan)
 
 
 def _start_error(error: Exception) -> EngineError:

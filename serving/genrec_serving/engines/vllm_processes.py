@@ -32,6 +32,7 @@ from genrec_serving.engines.paged_engine import PagedEngine, fail, resolve
 from genrec_serving.engines.vllm_engine import VllmOptions
 from genrec_serving.engines.wire import BEAT, BEAT_S, READY, Ask, Reply, Start
 from genrec_serving.vllm_plugin.item_cache_options import all_item_caches
+from genrec_serving.vllm_plugin.memory_plan import all_splits
 from genrec_serving.vllm_plugin.prompt import pack
 
 logger = logging.getLogger(__name__)
@@ -246,7 +247,11 @@ class VllmProcesses(PagedEngine):
         """As the base class says, of each process."""
         asked = [engine.ask_statistics() for engine in self._engines]
         answers = await asyncio.gather(*(asyncio.wrap_future(answer) for answer in asked))
-        return {"processes": list(answers), "item_cache": all_item_caches(answers)}
+        return {
+            "processes": list(answers),
+            "item_cache": all_item_caches(answers),
+            "memory_split": all_splits(answers),
+        }
 
     def close(self) -> None:
         """End all processes."""

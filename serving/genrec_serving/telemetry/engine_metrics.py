@@ -39,6 +39,7 @@ class EngineMetrics(Collector):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._seen: dict[str, Mapping[str, Any]] = {}
+        self._splits: dict[str, Mapping[str, Any]] = {}
         registry.register(self)
 
     def show(self, version: str, engines: Mapping[str, Mapping[str, Any]]) -> None:
@@ -47,6 +48,9 @@ class EngineMetrics(Collector):
             cache = engine.get("item_cache")
             if cache is not None:
                 self._seen[version] = cache
+            split = engine.get("memory_split")
+            if split is not None:
+                self._splits[version] = split
 
     def collect(self) -> Iterator[Metric]:
         """As Prometheus wants it."""
@@ -57,6 +61,17 @@ class EngineMetrics(Collector):
         for version, cache in self._seen.items():
             problem.add_metric((version,), float(bool(cache["problem"])))
         yield problem
+        memory = GaugeMetricFamily(
+            "genrec_cache_memory_bytes",
+            "Memory of users' pages (kv) and of hot item rows (rows), in force and from the next "
+            "start on",
+            labels=("side", "when", "version"),
+        )
+        for version, split in self._splits.items():
+            for when in ("in_force", "next"):
+                for side, amount in split[when].items():
+                    memory.add_metric((side, when, version), amount)
+        yield memory
         caches = [(version, cache) for version, cache in self._seen.items() if "hits" in cache]
         for kind, names in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
             for name, says in names.items():

@@ -25,8 +25,6 @@ class ItemCacheOptions:
         artifact: folder with the items' popularity, to start from; None to start cold.
         snapshot: file in which what is learnt is kept, and from which it starts where it fits;
             None to keep nothing.
-        tuned_step: bytes by which the memory of the slots may change at a restart; what they would
-            bring is measured. None: it does not change.
 
     Raises:
         ConfigError: a value is out of range.
@@ -38,14 +36,13 @@ class ItemCacheOptions:
     above: float = 0.25
     artifact: str | None = None
     snapshot: str | None = None
-    tuned_step: int | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise ConfigError(f"item cache {self.mode}: use one of {', '.join(get_args(Mode))}")
         if not 0 < self.slots <= 1 or not 0 <= self.above <= 1:
             raise ConfigError("item cache: slots must be a share in (0, 1], above one in [0, 1]")
-        if (self.slot_bytes is not None and self.slot_bytes < 1) or (self.tuned_step or 1) < 1:
+        if self.slot_bytes is not None and self.slot_bytes < 1:
             raise ConfigError("item cache: its memory must be at least 1 byte")
 
     @classmethod
