@@ -11,6 +11,8 @@ from genrec_model.features.vocabulary import ItemId
 MAX_EVENTS = 16_384
 MAX_CANDIDATES = 1000
 MAX_K = 1000
+#: Events that tell the histories of two users apart.
+_FIRST_EVENTS = 8
 #: How far the clock of a client may be ahead.
 MAX_AHEAD_S = 86_400
 #: Order of a ranking by next-item score, instead of a task.
@@ -41,6 +43,13 @@ class Query:
     user_id: ItemId | None = None
     now: int | None = None
     strategy: str | None = None
+
+    def known_by(self) -> bytes:
+        """What the user is known by in all their requests: their id, or how their history began."""
+        if self.history is None:
+            return str(self.user_id).encode()
+        first = slice(_FIRST_EVENTS)
+        return repr((self.history.item_ids[first], self.history.timestamps[first])).encode()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -242,7 +242,7 @@ def build_app(front: Front) -> FastAPI:
     app.include_router(rest_router(front))
     app.include_router(users_router(front.recommender))
     app.include_router(metrics_router(front))
-    app.add_middleware(HotRoutes, api=RecommendApi(front))
+    app.add_middleware(HotRoutes, api=RecommendApi(front), recommender=front.recommender)
     return app
 
 

@@ -6,7 +6,8 @@ client to slow down. One whose deadline passes all the same is given up with 503
 
 An engine that is asked about more users at once answers more of them, up to a point, after which
 each only takes longer. That point is found while serving: there are fewer places while the engine
-takes longer than it should, and more again while it does not and somebody waits.
+takes longer than it should, and more again while it does not and somebody waits. Who is refused,
+where some have to be, `shedding` says.
 """
 
 from __future__ import annotations
@@ -24,14 +25,19 @@ from prometheus_client import Counter as Count
 
 from genrec_model.errors import ConfigError, Overloaded
 from genrec_serving.surfaces.request_context import CONTEXT
+from genrec_serving.surfaces.shedding import Shedding
 
 #: Why a request was not answered.
-Refusal = Literal["queue_full", "too_slow", "expired", "cancelled"]
+Refusal = Literal["queue_full", "too_slow", "not_your_turn", "expired", "cancelled"]
 #: Weight of a new request in the mean of how long one holds its places.
 _WEIGHT = 0.05
 #: Places that remain however long the engine takes: with fewer, it answers fewer users a second,
 #: and what takes long may be something else, which fewer places do not mend.
 _FEWEST = 8
+#: Share of the places up to which anybody is let in, whose turn it is or not.
+_QUIET = 0.25
+#: Told to those whose turn is later: until then there may be room for everybody again.
+_LONGEST_RETRY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,7 @@ class Admission:
         self._limits = limits
         self._clock = clock
         self._queue: deque[_Ticket] = deque()
+        self._shedding = Shedding(clock)
         self._running = self._waiting = 0
         self._places = float(limits.running)
         self._hold_s: float | None = None
@@ -105,6 +112,7 @@ class Admission:
             ("genrec_queue_users", "Users whose requests wait", lambda: self._waiting),
             ("genrec_running_users", "Users whom the engine is asked about", lambda: self._running),
             ("genrec_places", "Users whom the engine may be asked about", lambda: self._places),
+            ("genrec_share", "Share of the users who may ask", lambda: self._shedding.share),
         ):
             Gauge(name, text, registry=registry).set_function(value)
 
@@ -124,13 +132,14 @@ class Admission:
         return self._waiting
 
     @asynccontextmanager
-    async def place(self, users: int = 1) -> AsyncIterator[float]:
+    async def place(self, users: int = 1, *, who: bytes | None = None) -> AsyncIterator[float]:
         """A place for the block, for the seconds that the request's deadline leaves.
 
         Gives the seconds that the request waited.
 
         Args:
             users: of the request; one with more than all places gets in when it is alone.
+            who: what its user is known by; None where that is nothing, or several.
 
         Raises:
             Overloaded: there is no place, or the deadline passed, also inside the block.
@@ -142,7 +151,7 @@ class Admission:
         came = self._clock()
         try:
             async with asyncio.timeout(limit):
-                await self._enter(users, limit)
+                await self._enter(users, limit, who)
                 entered = self._clock()
                 try:
                     yield entered - came
@@ -165,15 +174,25 @@ class Admission:
         return {
             "limits": vars(self._limits),
             "places": self.places,
+            "share": round(self._shedding.share, 4),
             "running": self._running,
             "waiting": self._waiting,
             "mean_ms": None if self._hold_s is None else round(self._hold_s * 1e3, 3),
             "refused": dict(self._refused),
         }
 
-    async def _enter(self, users: int, limit_s: float) -> None:
+    async def _enter(self, users: int, limit_s: float, who: bytes | None) -> None:
+        turn_in_s = self._shedding.turn_in_s(who)
+        if turn_in_s and (self._queue or self._running + users > self._places * _QUIET):
+            self._count("not_your_turn")
+            raise Overloaded(
+                "there are too many requests: others have their turn first",
+                status=429,
+                retry_after_s=min(turn_in_s, _LONGEST_RETRY_S),
+            )
         if not self._queue and self._fits(users):
             self._running += users
+            self._shedding.passed(0.0)
             return
         full = self._waiting + users > self._limits.waiting
         # A large batch may wait where nobody else does: it would never get in otherwise.
@@ -182,6 +201,7 @@ class Admission:
         wait_s = self._expected_wait(self._waiting + users)
         if wait_s > min(self._limits.wait_s, limit_s):
             self._refuse("too_slow", f"it would wait about {wait_s:.1f} s")
+        self._shedding.passed(wait_s / self._limits.wait_s)
         ticket = _Ticket(users, asyncio.get_running_loop().create_future())
         self._queue.append(ticket)
         self._waiting += users
@@ -230,6 +250,7 @@ class Admission:
         return (self._hold_s or 0.0) * users / self.places
 
     def _refuse(self, reason: Refusal, why: str) -> None:
+        self._shedding.turned_away()
         self._count(reason)
         raise Overloaded(
             f"there are too many requests: {why}",

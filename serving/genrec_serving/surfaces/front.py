@@ -47,7 +47,7 @@ class Front:
         with self.metrics.request(surface) as observer:
             query = make_query()  # what is wrong needs no place
             recommender = self.recommender()
-            async with self.admission.place() as waited_s:
+            async with self.admission.place(who=query.known_by()) as waited_s:
                 observer.answer = await recommender.answer(query, waited_s=waited_s)
         return observer.answer
 

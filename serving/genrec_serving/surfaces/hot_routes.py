@@ -1,18 +1,27 @@
 """The routes of most requests, answered before FastAPI.
 
-FastAPI finds a route, resolves its dependencies and wraps the answer; for ``/v1/recommend`` and
-``/v1/rank`` there is nothing to resolve. The same routes are in `rest`, for the OpenAPI page and
-for applications without this layer.
+FastAPI finds a route, resolves its dependencies and wraps the answer; for ``/v1/recommend``,
+``/v1/rank`` and appended events there is little to resolve. The same routes are in `rest` and
+`rest_users`, for the OpenAPI page and for applications without this layer.
 """
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from genrec_serving.surfaces.api import RecommendApi
 from genrec_serving.surfaces.error_responses import error_answer, retry_after
+from genrec_serving.surfaces.front import GetRecommender
+from genrec_serving.surfaces.rest_users import append_events
+from genrec_serving.users.events import MAX_ID_LENGTH
+
+#: Appended events of a user; ids that the route of FastAPI refuses are left to it.
+_APPEND = re.compile(rf"/v1/users/([^/]{{1,{MAX_ID_LENGTH}}})/events")
 
 
 class HotRoutes:
@@ -21,10 +30,12 @@ class HotRoutes:
     Args:
         app: the application behind it.
         api: answers bodies.
+        recommender: whose users events are of.
     """
 
-    def __init__(self, app: ASGIApp, *, api: RecommendApi) -> None:
+    def __init__(self, app: ASGIApp, *, api: RecommendApi, recommender: GetRecommender) -> None:
         self._app = app
+        self._recommender = recommender
         self._routes: dict[str, Callable[[bytes], Awaitable[bytes]]] = {
             "/v1/recommend": api.recommend,
             "/v1/rank": api.rank,
@@ -32,8 +43,9 @@ class HotRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on. `RequestGuard` gives the body whole."""
-        answer = self._routes.get(scope["path"]) if scope["type"] == "http" else None
-        if answer is None or scope["method"] != "POST":
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        answer = self._answer_of(scope["path"]) if is_post else None
+        if answer is None:
             await self._app(scope, receive, send)
             return
         body = (await receive())["body"]
@@ -48,3 +60,9 @@ class HotRoutes:
         headers.append((b"content-length", str(len(content)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
+
+    def _answer_of(self, path: str) -> Callable[[bytes], Awaitable[bytes]] | None:
+        answer = self._routes.get(path)
+        if answer is None and (append := _APPEND.fullmatch(path)) is not None:
+            return partial(append_events, self._recommender, append[1], now=int(time.time()))
+        return answer

@@ -12,12 +12,12 @@ import re
 import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from uuid import uuid4
 
 from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genrec_model.errors import ConfigError, RequestError
+from genrec_serving.ids import new_id
 from genrec_serving.surfaces.error_responses import error_body
 from genrec_serving.surfaces.request_context import CONTEXT, RequestContext
 from genrec_serving.surfaces.tokens import Tokens
@@ -88,7 +88,7 @@ class RequestGuard:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         given = headers.get(REQUEST_ID, b"")
-        request_id = given if _ID.fullmatch(given) else uuid4().hex.encode()
+        request_id = given if _ID.fullmatch(given) else new_id().encode()
         status, unset = 0, CONTEXT.set(None)
 
         async def send_with_id(message: Message) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from genrec_model.errors import RequestError
@@ -51,11 +52,8 @@ def users_router(recommender: GetRecommender, clock: Callable[[], float] = time.
         },
     )
     async def append(user_id: UserId, request: Request) -> Response:
-        body = parse_json(AppendBody, await request.body())
-        events = [event.user_event() for event in body.events]
-        users = _users(recommender())
-        appended, unknown = await users.append(user_id, events, now=int(clock()))
-        return json_response({"user_id": user_id, **appended._asdict(), "unknown_items": unknown})
+        content = await append_events(recommender, user_id, await request.body(), now=int(clock()))
+        return Response(content, media_type="application/json")
 
     @router.get(
         "/v1/users/{user_id}",
@@ -94,6 +92,28 @@ def users_router(recommender: GetRecommender, clock: Callable[[], float] = time.
         return json_response({"user_id": user_id, "forgotten": forgotten})
 
     return router
+
+
+async def append_events(
+    recommender: GetRecommender, user_id: str, content: bytes, *, now: int
+) -> bytes:
+    """Keep the events of a body; what became of them, as JSON.
+
+    Args:
+        recommender: whose users they are of.
+        user_id: any user.
+        content: an `AppendBody` in JSON.
+        now: unix seconds.
+
+    Raises:
+        RequestError: something in it is wrong; no event is kept.
+        EngineError: the model is still loading.
+        StoreError: the store does not answer.
+    """
+    body = parse_json(AppendBody, content)
+    events = [event.user_event() for event in body.events]
+    appended, unknown = await _users(recommender()).append(user_id, events, now=now)
+    return orjson.dumps({"user_id": user_id, **appended._asdict(), "unknown_items": unknown})
 
 
 def _users(recommender: Recommender) -> UserHistories:

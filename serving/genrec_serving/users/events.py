@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
-from uuid import uuid4
 
 import msgspec
 
 from genrec_model.features.vocabulary import ItemId
+from genrec_serving.ids import new_id
 
 #: Most events of one append.
 MAX_APPEND = 1000
@@ -112,4 +112,4 @@ def merge(
 
 def new_tag() -> str:
     """A tag that no state ever had, on this replica or another."""
-    return uuid4().hex
+    return new_id()

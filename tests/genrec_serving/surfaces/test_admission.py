@@ -113,6 +113,25 @@ async def test_who_would_wait_too_long_is_refused_before_the_queue_is_full() -> 
         end.set()
 
 
+async def test_one_whose_turn_is_later_is_refused_unless_it_is_quiet() -> None:
+    desk = Desk(running=8, waiting=1)
+    desk.admission._shedding._share = 0.5
+    users = [str(user).encode() for user in range(100)]
+    desk.admission._shedding._window_ends = 1e9
+    later = next(user for user in users if desk.admission._shedding.turn_in_s(user) > 9)
+    now = next(user for user in users if not desk.admission._shedding.turn_in_s(user))
+    async with AsyncExitStack() as stack:
+        for _ in range(2):  # a quarter of the places
+            await stack.enter_async_context(desk.admission.place(who=later))
+        with pytest.raises(Overloaded, match="others have their turn") as caught:
+            async with desk.admission.place(who=later):
+                pass
+        assert (caught.value.status, caught.value.retry_after_s) == (429, 5)
+        assert desk.counted("not_your_turn") == 1
+        await stack.enter_async_context(desk.admission.place(who=now))
+    assert desk.admission.snapshot()["share"] == 0.5
+
+
 async def test_a_client_in_a_hurry_is_refused_earlier() -> None:
     desk = Desk(running=1, waiting=100, wait_s=1.0, hold_s=9)
     task, done = await desk.come("a")
