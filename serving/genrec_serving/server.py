@@ -61,8 +61,8 @@ class ServerOptions:
         strategy: engine of requests that name none.
         second_engine: see `start_strategies`.
         threads: CPU threads of an engine.
-        dtype, page_rows, engine_requests, step_rows, engine_processes, item_cache: see
-            `VllmOptions`.
+        dtype, page_rows, host_cache_mb, engine_requests, step_rows, engine_processes,
+            item_cache: see `VllmOptions`.
         cache_budget_mb, cache_state: see `VllmOptions`; a folder in it for each model name.
         downloads: where artifacts of the registry are put; under the project's home where None.
         open_repository: whether anybody may load and unload models.
@@ -93,6 +93,7 @@ class ServerOptions:
     threads: int = 1
     dtype: DType | None = None
     page_rows: int | None = None
+    host_cache_mb: int = 0
     engine_requests: int = 32
     step_rows: int = 4096
     item_cache: str = "auto"
@@ -170,6 +171,7 @@ def vllm_options(options: ServerOptions) -> VllmOptions:
     return VllmOptions(
         kv_cache_mb=options.kv_cache_mb,
         page_rows=options.page_rows,
+        host_cache_mb=options.host_cache_mb,
         max_requests=options.engine_requests,
         max_step_rows=options.step_rows,
         threads=options.threads,
@@ -345,6 +347,9 @@ def main(
     page_rows: Annotated[
         int | None, typer.Option(min=16, help="vllm: rows of a page; by default as the device")
     ] = None,
+    host_cache_mb: Annotated[
+        int, typer.Option(min=0, help="vllm: host memory for pages that leave the pool, MiB")
+    ] = 0,
     engine_requests: Annotated[int, typer.Option(min=1, help="vllm: most users of a step")] = 32,
     step_rows: Annotated[int, typer.Option(min=1, help="vllm: most history rows of a step")] = 4096,
     item_cache: Annotated[
@@ -424,6 +429,7 @@ def main(
         threads=threads,
         dtype=dtype,
         page_rows=page_rows,
+        host_cache_mb=host_cache_mb,
         engine_requests=engine_requests,
         step_rows=step_rows,
         item_cache=item_cache,

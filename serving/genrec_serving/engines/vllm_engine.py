@@ -26,6 +26,7 @@ from torch import Tensor
 from genrec_model.artifact import Artifact
 from genrec_model.errors import ConfigError, EngineError, EngineUnavailable
 from genrec_model.features.rows import UserRows
+from genrec_model.hstu import HSTUConfig
 from genrec_serving.engines.interface import Scored, describe
 from genrec_serving.engines.paged_engine import PagedEngine, fail, resolve
 from genrec_serving.engines.vllm_environment import prepare_environment
@@ -34,6 +35,8 @@ from genrec_serving.vllm_plugin.memory_plan import MemoryPlan, plan_memory
 from genrec_serving.vllm_plugin.prompt import pack
 
 if TYPE_CHECKING:
+    from vllm.config import KVTransferConfig
+
     from genrec_serving.vllm_plugin.core_client import Answer, CoreClient
 
 logger = logging.getLogger(__name__)
@@ -50,6 +53,8 @@ class VllmOptions:
         page_rows: rows of a page, a multiple of 16; None for 64 on a GPU and 16 on a CPU. Where
             it does not divide the model's `chunk_size`, all works, but a history that is cut
             keeps less of its cache.
+        host_cache_mb: host memory for pages that leave the pool, in MiB (see
+            `vllm_plugin.host_connector`); 0: they are lost.
         max_requests: most requests in one step.
         max_step_rows: most history rows in one step; longer histories take several.
         threads: of PyTorch.
@@ -72,6 +77,7 @@ class VllmOptions:
 
     kv_cache_mb: int = 128
     page_rows: int | None = None
+    host_cache_mb: int = 0
     max_requests: int = 32
     max_step_rows: int = 4096
     threads: int = 1
@@ -103,6 +109,7 @@ class VllmOptions:
             self,
             processes=0,
             kv_cache_mb=self.kv_cache_mb // count,
+            host_cache_mb=self.host_cache_mb // count,
             cache_state=self.cache_state and f"{self.cache_state}/engine-{number}",
             cache_budget_mb=self.cache_budget_mb and self.cache_budget_mb // count,
         )
@@ -367,6 +374,7 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
         max_num_seqs=options.max_requests,
         max_num_batched_tokens=min(options.max_step_rows, largest_step),
         enable_prefix_caching=True,
+        kv_transfer_config=host_transfer(config, options),
         enable_chunked_prefill=True,
         disable_log_stats=True,
         use_tqdm_on_load=False,
@@ -378,6 +386,39 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
     )
     engine = LLMEngine.from_engine_args(arguments)
     return CoreClient(engine, salt) if plan is None else WatchedClient(engine, salt, plan)
+
+
+def host_transfer(config: HSTUConfig, options: VllmOptions) -> KVTransferConfig | None:
+    """How vLLM finds the second home of pages; None where there is none.
+
+    Args:
+        config: of the model.
+        options: with nothing left open.
+
+    Raises:
+        ConfigError: the host's memory does not hold a page.
+    """
+    if not options.host_cache_mb:
+        return None
+    from vllm.config import KVTransferConfig
+
+    assert options.page_rows is not None
+    width = getattr(torch, options.dtype or "float32").itemsize
+    # Keys and values of all layers, and the time.
+    row_bytes = 2 * config.num_layers * config.num_heads * config.head_dim * width + 8
+    slots = (options.host_cache_mb << 20) // (row_bytes * options.page_rows)
+    if not slots:
+        raise ConfigError(f"{options.host_cache_mb} MiB of the host's memory do not hold a page")
+    return KVTransferConfig(
+        kv_connector="HostConnector",
+        kv_connector_module_path="genrec_serving.vllm_plugin.host_connector",
+        kv_role="kv_both",
+        kv_connector_extra_config={
+            "slots": slots,
+            "page_rows": options.page_rows,
+            "row_bytes": row_bytes,
+        },
+    )
 
 
 def _start_error(error: Exception) -> EngineError:

@@ -140,6 +140,7 @@ class CoreClient:
             "kv_cache_usage": round(scheduler.kv_cache_manager.usage, 4),
             "running": running,
             "waiting": waiting,
+            "host_cache": None if scheduler.connector is None else scheduler.connector.statistics(),
             **self._model.statistics(),
         }
 

@@ -22,6 +22,8 @@ from genrec_model.hstu.layer import HSTULayer
 from genrec_serving.next_item import NextItem
 from genrec_serving.vllm_plugin.attention_backend import PagedHSTUAttention, PageMetadata
 from genrec_serving.vllm_plugin.compute import compute_options
+from genrec_serving.vllm_plugin.host_connector import host_copies
+from genrec_serving.vllm_plugin.host_copies import HostCopies
 from genrec_serving.vllm_plugin.item_rows import ItemRows, item_cache_options
 from genrec_serving.vllm_plugin.passes import Passes, PassInputs
 from genrec_serving.vllm_plugin.pooler import Candidates, HSTUPooler
@@ -102,6 +104,8 @@ class GenrecHSTU(nn.Module):
         if metadata is None:
             return hidden_RW
         n = metadata.num_rows
+        if self._host is not None:
+            self._host.begin(n)
         rows = unpack(inputs_embeds[:n])
         hidden_RW[:n] = self._pass(
             # Whoever builds the prompt has checked the ids; in a dry run they are noise.
@@ -122,8 +126,15 @@ class GenrecHSTU(nn.Module):
     def _pass(self, inputs: PassInputs) -> Tensor:
         """Hidden rows [R, W], which the next pass overwrites."""
         assert self.item_rows is not None
+        if self._host is not None and self.compute.passes != "plain":
+            self._host.wait_for_all()  # a graph is replayed whole
         with self.item_rows.pass_over(inputs.items):
             return self._passes(inputs)
+
+    @cached_property
+    def _host(self) -> HostCopies | None:
+        """Copies between the pages and the host's memory, where there are any."""
+        return host_copies()
 
     @cached_property
     def _passes(self) -> Passes:
@@ -147,6 +158,9 @@ class GenrecHSTU(nn.Module):
 
         def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             paged = self._paged[layer]
+            if self._host is not None:
+                self._host.wait(self.timestamps.layer_name)
+                self._host.wait(paged.layer_name)
             if inputs.slots is not None:
                 # All writes of the layer come before its first read: a request may share pages
                 # with one that fills them in this very step. The first layer writes the times.
