@@ -12,12 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from genrec_cache.page_replay import HistoryRule, page_hits, visits_of
 from genrec_cache.replay import batch_hits, hit_rate
 from genrec_cache.requests import RequestRule, request_batches
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 Stream = tuple[np.ndarray, list[np.ndarray], int]
+Events = tuple[np.ndarray, np.ndarray]
 
 
 def movielens() -> Stream:
@@ -74,3 +76,39 @@ def test_one_setting_serves_all_data_sets(
     assert ahead.unique_hit_rate > look_ahead - 0.01
     whole = batch_hits(batches, items, max(map(len, batches)), policy="genrec-lookahead")
     assert whole.unique_hit_rate > 0.95
+
+
+def retail_visits() -> Events:
+    table = pl.read_parquet(SHARED / "online-retail-ii" / "events.parquet").sort("ts")
+    return np.unique(table["user"].to_numpy(), return_inverse=True)[1], table["ts"].to_numpy()
+
+
+def kuairand_visits() -> Events:
+    table = pl.read_csv(SHARED / "kuairand-subset" / "interactions.tsv", separator="\t")
+    table = table.sort("time_ms")
+    users = np.unique(table["user_id"].to_numpy(), return_inverse=True)[1]
+    return users, table["time_ms"].to_numpy() // 1000
+
+
+# Points of page hits over LRU in a pool for a tenth of the pages: visits at every moment with
+# events, and after half an hour without.
+@pytest.mark.parametrize(
+    ("folder", "load", "gains"),
+    [
+        ("online-retail-ii", retail_visits, (0.08, 0.08)),
+        ("kuairand-subset", kuairand_visits, (0.0, 0.08)),
+    ],
+)
+def test_pages_of_users_who_come_back_stay(
+    folder: str, load: Callable[[], Events], gains: tuple[float, float]
+) -> None:
+    if not (SHARED / folder).is_dir():
+        pytest.skip(f"{folder} is not on this machine")
+    users, times = load()
+    for gap_s, gain in zip((0, 1800), gains, strict=True):
+        visits = visits_of(users, times, HistoryRule(gap_s=gap_s))
+        pool = round(0.1 * visits.most)
+        ours, lru, best = (
+            page_hits(visits, pool, policy=policy) for policy in ("return", "lru", "optimum")
+        )
+        assert lru + gain <= ours <= best

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from genrec_pipelines.commands.bench_cache import cache
+from genrec_pipelines.commands.bench_pages import pages
 from genrec_pipelines.commands.bench_serve import serve
 from genrec_serving.bench.load import load
 
@@ -12,3 +13,4 @@ bench = typer.Typer(no_args_is_help=True, help="Measure on this machine, and rec
 bench.command()(serve)
 bench.command()(load)
 bench.command()(cache)
+bench.command()(pages)
