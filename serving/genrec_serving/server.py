@@ -63,7 +63,8 @@ class ServerOptions:
         threads: CPU threads of an engine.
         dtype, page_rows, host_cache_mb, engine_requests, step_rows, engine_processes,
             item_cache: see `VllmOptions`.
-        cache_budget_mb, cache_state: see `VllmOptions`; a folder in it for each model name.
+        cache_budget_mb, page_order, cache_state: see `VllmOptions`; the last is a folder with one
+            for each model name.
         downloads: where artifacts of the registry are put; under the project's home where None.
         open_repository: whether anybody may load and unload models.
         hang_s: see `SupervisedEngine`.
@@ -99,6 +100,7 @@ class ServerOptions:
     item_cache: str = "auto"
     cache_state: Path | None = None
     cache_budget_mb: int | None = None
+    page_order: str = "return"
     engine_processes: int | None = None
     hang_s: float = 30.0
     downloads: Path | None = None
@@ -180,6 +182,7 @@ def vllm_options(options: ServerOptions) -> VllmOptions:
         item_cache=options.item_cache,
         cache_state=None if state is None else str(state / options.model_name),
         cache_budget_mb=options.cache_budget_mb,
+        page_order=options.page_order,
     )
 
 
@@ -371,6 +374,12 @@ def main(
             "together, shared anew at a restart by what served better",
         ),
     ] = None,
+    page_order: Annotated[
+        str,
+        typer.Option(
+            help="vllm: whose pages leave first: return (who hardly comes back soon) or lru"
+        ),
+    ] = "return",
     engine_processes: Annotated[
         int | None,
         typer.Option(
@@ -435,6 +444,7 @@ def main(
         item_cache=item_cache,
         cache_state=cache_state,
         cache_budget_mb=cache_budget_mb,
+        page_order=page_order,
         engine_processes=engine_processes,
         hang_s=hang_s,
         downloads=downloads,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -29,11 +28,6 @@ def engines(
 ) -> Iterator[Starter]:
     """It asks for the other engines so that all are closed at the end: closing one ends all."""
     with ExitStack() as stack:
-        # A decision after every step, and a table of some kilobytes may be split.
-        stack.enter_context(patch.object(memory_watch, "INTERVAL_S", 0.0))
-        stack.enter_context(patch.object(memory_plan, "LEAST_SHARE", 0.001))
-        # A step of the budget is more than the table.
-        stack.enter_context(patch.object(CachedTable, "time_of_miss", lambda _: 0.0))
         yield Starter(served_artifact, Path(tmp_path_factory.mktemp("state")), stack)
 
 
@@ -60,7 +54,12 @@ class Starter:
         return engine
 
 
-async def test_the_next_engine_has_the_better_split(engines, truth) -> None:
+async def test_the_next_engine_has_the_better_split(engines, truth, monkeypatch) -> None:
+    # A decision after every step, and a table of some kilobytes may be split.
+    monkeypatch.setattr(memory_watch, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(memory_plan, "LEAST_SHARE", 0.001)
+    # Rows cost nothing, so that the outcome is certain.
+    monkeypatch.setattr(CachedTable, "time_of_miss", lambda _: 0.0)
     first = engines.start()
     table_bytes = truth.model.item_embedding.weight.nbytes
     stats = await first.statistics()

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PAGE_ORDERS = ("return", "lru")
+
 _SECONDS_TO_CLOSE = 30
 
 
@@ -70,9 +72,12 @@ class VllmOptions:
             starts warm; None to keep nothing.
         cache_budget_mb: MiB for pages and hot item rows together, see `vllm_plugin.memory_plan`;
             `kv_cache_mb` of it is for pages at the first start. None: each has its own.
+        page_order: whose pages leave a full pool first: ``return``, those of users who are the
+            least likely to come back soon, or ``lru``, those that were not used for longest.
 
     Raises:
-        ConfigError: no such `item_cache`, or a budget that leaves nothing to split or to learn.
+        ConfigError: no such `item_cache` or `page_order`, or a budget that leaves nothing to split
+            or to learn.
     """
 
     kv_cache_mb: int = 128
@@ -87,9 +92,12 @@ class VllmOptions:
     item_cache: str = "auto"
     cache_state: str | None = None
     cache_budget_mb: int | None = None
+    page_order: str = "return"
 
     def __post_init__(self) -> None:
         ItemCacheOptions.parse(self.item_cache)
+        if self.page_order not in PAGE_ORDERS:
+            raise ConfigError(f"page order {self.page_order}: use one of {', '.join(PAGE_ORDERS)}")
         if self.cache_budget_mb is None:
             return
         if self.item_cache not in ("auto", "on"):
@@ -337,8 +345,7 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
 
     from genrec_serving.vllm_plugin import register
     from genrec_serving.vllm_plugin.compute import additional_config
-    from genrec_serving.vllm_plugin.core_client import CoreClient
-    from genrec_serving.vllm_plugin.memory_watch import WatchedClient
+    from genrec_serving.vllm_plugin.watched_client import WatchedClient
 
     register(load_class=True)
     config = artifact.config
@@ -385,7 +392,7 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
         ),
     )
     engine = LLMEngine.from_engine_args(arguments)
-    return CoreClient(engine, salt) if plan is None else WatchedClient(engine, salt, plan)
+    return WatchedClient(engine, salt, plan=plan, page_order=options.page_order)
 
 
 def host_transfer(config: HSTUConfig, options: VllmOptions) -> KVTransferConfig | None:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
+from typing import Any
 
 from genrec_cache.embedding_cache import CachedTable
 from genrec_cache.marginal_cost import MarginalCost
 from genrec_cache.memory_split import Dropped, SplitTuner
 from genrec_cache.split_file import save_split
-from genrec_serving.vllm_plugin.core_client import Answer, CoreClient
 from genrec_serving.vllm_plugin.memory_plan import MemoryPlan
-
-if TYPE_CHECKING:
-    from vllm.v1.engine.llm_engine import LLMEngine
+from genrec_serving.vllm_plugin.page_order import GROUP_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +21,6 @@ logger = logging.getLogger(__name__)
 INTERVAL_S = 60.0
 #: A step that takes longer has compiled or captured something.
 _LONGEST_STEP_S = 2.0
-#: What vLLM puts behind a page's hash: the number of the group of layers.
-_GROUP_BYTES = 4
 
 
 class DroppedPages:
@@ -61,7 +54,7 @@ class DroppedPages:
         """vLLM takes a page away."""
         if block.block_hash is not None:
             self.count += 1
-            self._dropped.drop([block.block_hash[:-_GROUP_BYTES]])
+            self._dropped.drop([block.block_hash[:-GROUP_BYTES]])
 
     def on_block_allocated(self, block: Any) -> None:
         """Nothing to do."""
@@ -148,76 +141,3 @@ class MemoryWatch:
             logger.warning("%s", self._problem)
         else:
             self._problem = ""
-
-
-class WatchedClient(CoreClient):
-    """A `CoreClient` whose memory is watched.
-
-    Args:
-        engine, salt: as for `CoreClient`.
-        plan: how memory is split.
-    """
-
-    def __init__(self, engine: LLMEngine, salt: str, plan: MemoryPlan) -> None:
-        super().__init__(engine, salt)
-        self._lengths: dict[str, int] = {}
-        pool = self._core.engine_core.scheduler.kv_cache_manager.block_pool
-        page_rows = engine.vllm_config.cache_config.block_size
-        self._num_pages: int = pool.num_gpu_blocks
-        page_bytes = max(1, plan.in_force.kv // self._num_pages)
-        history_pages = -(-engine.vllm_config.model_config.max_model_len // page_rows)
-        pages = DroppedPages(max(1, plan.step // page_bytes))
-        self._watch: MemoryWatch | None = None
-        #: Why nothing is watched; nothing where it is.
-        self._blind = ""
-        self._plan = plan
-        items = self._model.item_rows.cached
-        if items is None:
-            self._blind = "the item table is not cached"
-        elif not pages.watch(pool):
-            self._blind = "this vLLM does not say which pages it drops"
-        if self._blind:
-            logger.warning("the split of memory stays as it is: %s", self._blind)
-            return
-        items.cache.watch_dropped(max(1, plan.step // items.weight[0].nbytes))
-        hash_pages = self._core.engine_core.request_block_hasher
-
-        def hash_and_ask(request: Any) -> list[Any]:
-            hashes: list[Any] = hash_pages(request)
-            pages.ask(hashes)
-            return hashes
-
-        self._core.engine_core.request_block_hasher = hash_and_ask
-        self._watch = MemoryWatch(
-            plan,
-            pages=pages,
-            table=items.cache,
-            page_rows=page_rows,
-            history_bytes=history_pages * page_bytes,
-        )
-
-    def add(self, request_id: str, prompt: Tensor, kwargs: dict[str, Any]) -> None:
-        """As the base class says."""
-        super().add(request_id, prompt, kwargs)
-        self._lengths[request_id] = len(prompt)
-
-    def step(self) -> Iterator[Answer]:
-        """As the base class says."""
-        start = time.perf_counter()
-        answers = list(super().step())
-        seconds = time.perf_counter() - start
-        computed = sum(
-            max(0, self._lengths.pop(one.request_id, 0) - one.cached_rows) for one in answers
-        )
-        if self._watch is not None:
-            self._watch.step(computed_rows=computed, seconds=seconds)
-        yield from answers
-
-    def statistics(self) -> dict[str, Any]:
-        """As the base class says, and `memory_split`."""
-        if self._watch is not None:
-            split = self._watch.statistics()
-        else:
-            sides = asdict(self._plan.in_force)
-            split = {"in_force": sides, "next": sides, "problem": self._blind}
-        return {**super().statistics(), "pages": self._num_pages, "memory_split": split}
