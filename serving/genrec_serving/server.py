@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("genrec_serving.server")
 
 DType = Literal["float32", "bfloat16", "float16"]
+ModelRunner = Literal["v1", "v2"]
 
 REGISTRY_SCHEME = "models:/"
 
@@ -61,7 +62,7 @@ class ServerOptions:
         strategy: engine of requests that name none.
         second_engine: see `start_strategies`.
         threads: CPU threads of an engine.
-        dtype, page_rows, host_cache_mb, engine_requests, step_rows, engine_processes,
+        dtype, page_rows, host_cache_mb, engine_requests, step_rows, engine_processes, model_runner,
             item_cache: see `VllmOptions`.
         cache_budget_mb, page_order, cache_state: see `VllmOptions`; the last is a folder with one
             for each model name.
@@ -102,6 +103,7 @@ class ServerOptions:
     cache_budget_mb: int | None = None
     page_order: str = "return"
     engine_processes: int | None = None
+    model_runner: ModelRunner = "v1"
     hang_s: float = 30.0
     downloads: Path | None = None
     open_repository: bool = False
@@ -179,6 +181,7 @@ def vllm_options(options: ServerOptions) -> VllmOptions:
         threads=options.threads,
         dtype=options.dtype,
         processes=options.engine_processes,
+        model_runner=options.model_runner,
         item_cache=options.item_cache,
         cache_state=None if state is None else str(state / options.model_name),
         cache_budget_mb=options.cache_budget_mb,
@@ -386,6 +389,9 @@ def main(
             min=0, help="vllm: engines, each a process; 0: in the server's; as the device"
         ),
     ] = None,
+    model_runner: Annotated[
+        ModelRunner, typer.Option(help="vllm: v1, or v2, which needs Triton")
+    ] = "v1",
     hang_s: Annotated[
         float,
         typer.Option(min=0, help="start an engine again that does nothing so long, s; 0: never"),
@@ -446,6 +452,7 @@ def main(
         cache_budget_mb=cache_budget_mb,
         page_order=page_order,
         engine_processes=engine_processes,
+        model_runner=model_runner,
         hang_s=hang_s,
         downloads=downloads,
         open_repository=open_repository,

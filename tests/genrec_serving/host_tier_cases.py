@@ -2,17 +2,20 @@
 
 vLLM has one connector a process, so that an engine with one cannot share the tests' process.
 
-``python host_tier_cases.py ARTIFACT``
+``python host_tier_cases.py ARTIFACT v1|v2``: which of vLLM's model runners. The second one needs
+Triton, which has no CPU backend in vLLM's CPU build: here its kernels run in Triton's interpreter.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,8 +36,8 @@ ROWS, PAGES = 48, 3
 class Case:
     """An engine with a pool of eight pages, and what plain PyTorch says."""
 
-    def __init__(self, artifact: Artifact, passes: str) -> None:
-        self.artifact, self.passes = artifact, passes
+    def __init__(self, artifact: Artifact, passes: str, runner: str = "v1") -> None:
+        self.artifact, self.passes, self.runner = artifact, passes, runner
         self.model = artifact.load_model()
 
     def user(self, seed: int, events: int = 47) -> UserRows:
@@ -52,11 +55,16 @@ class Case:
 
         original = arg_utils.EngineArgs
         arg_utils.EngineArgs = partial(original, **{"num_gpu_blocks_override": 9, **arguments})
-        options = VllmOptions(host_cache_mb=host_mb, max_requests=8, passes=self.passes)
+        options = VllmOptions(
+            host_cache_mb=host_mb, max_requests=8, passes=self.passes, model_runner=self.runner
+        )
         try:
             engine = VllmEngine(self.artifact, version="1", options=options)
         finally:
             arg_utils.EngineArgs = original
+        worker = engine._engine._core.engine_core.model_executor.driver_worker  # type: ignore[union-attr]
+        module = type(worker.worker.model_runner).__module__
+        assert module == f"vllm.v1.worker.cpu{'.' if self.runner == 'v2' else '_'}model_runner"
         yield engine
         engine.close()
 
@@ -209,9 +217,25 @@ async def small(case: Case) -> None:
     vllm_engine.host_transfer = vllm_engine_transfer
 
 
+def interpret_triton() -> None:
+    """Let vLLM find the backend that it asks for; the interpreter needs none."""
+    os.environ["TRITON_INTERPRET"] = "1"
+    from triton.backends import backends
+
+    driver = SimpleNamespace(is_active=lambda: True)
+    backends["cpu"] = SimpleNamespace(driver=driver, compiler=None)  # type: ignore[assignment]
+
+
 async def main() -> None:
     torch.set_num_threads(1)
     artifact = Artifact(sys.argv[1])
+    if sys.argv[2] == "v2":
+        interpret_triton()
+        newer = Case(artifact, "plain", "v2")
+        await returning_users(newer)
+        await preempted(newer)
+        sys.stdout.write("all cases hold\n")
+        return
     plain = Case(artifact, "plain")
     await returning_users(plain)
     await preempted(plain)

@@ -86,9 +86,10 @@ def test_a_host_without_room_for_a_page_is_refused(served_artifact: Any) -> None
 
 
 @pytest.mark.slow
-def test_returning_users_in_a_pool_of_few_pages(served_artifact: Any) -> None:
+@pytest.mark.parametrize("runner", ["v1", "v2"])
+def test_returning_users_in_a_pool_of_few_pages(served_artifact: Any, runner: str) -> None:
     cases = Path(__file__).with_name("host_tier_cases.py")
-    command = [sys.executable, str(cases), str(served_artifact.path)]
+    command = [sys.executable, str(cases), str(served_artifact.path), runner]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr[-4000:]
     assert "all cases hold" in ran.stdout

@@ -67,6 +67,7 @@ class VllmOptions:
             engine that died then gives back, and 0 on a CPU.
         passes: how rows run through the layers, see `vllm_plugin.passes`; None for graphs on a
             GPU and plain ones on a CPU.
+        model_runner: of vLLM: "v1", which all versions have, or "v2", which needs Triton.
         item_cache: of the item table, see `ItemCacheOptions.parse`.
         cache_state: folder in which the engine keeps what its caches learnt, so that the next one
             starts warm; None to keep nothing.
@@ -89,6 +90,7 @@ class VllmOptions:
     dtype: str | None = None
     passes: str | None = None
     processes: int | None = None
+    model_runner: str = "v1"
     item_cache: str = "auto"
     cache_state: str | None = None
     cache_budget_mb: int | None = None
@@ -339,7 +341,7 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
         ImportError: vLLM is not installed.
         Exception: whatever vLLM raises where it cannot start.
     """
-    prepare_environment()
+    prepare_environment(model_runner=options.model_runner)
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 

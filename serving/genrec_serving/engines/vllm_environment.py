@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 
 
-def prepare_environment(*, log_level: str = "ERROR") -> None:
+def prepare_environment(*, model_runner: str = "v1", log_level: str = "ERROR") -> None:
     """Set what an engine in this process needs; call it before the first import of vLLM.
 
     Args:
+        model_runner: "v1", or "v2", vLLM's newer one.
         log_level: of vLLM's own log.
     """
     os.environ.update(
@@ -22,8 +23,8 @@ def prepare_environment(*, log_level: str = "ERROR") -> None:
         VLLM_CPU_OMP_THREADS_BIND="nobind",
         # Its rendezvous with itself needs no network.
         VLLM_HOST_IP="127.0.0.1",
-        # The plugin is tested with the runner that all supported versions have.
-        VLLM_USE_V2_MODEL_RUNNER="0",
+        # Not left to vLLM, whose choice depends on its version and on what else is installed.
+        VLLM_USE_V2_MODEL_RUNNER=str(int(model_runner == "v2")),
         VLLM_LOGGING_LEVEL=log_level,
         VLLM_NO_USAGE_STATS="1",
         DO_NOT_TRACK="1",
