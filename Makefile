@@ -22,7 +22,7 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data demo test test-gpu lint format compile bench serve clean
+.PHONY: help setup data demo test test-gpu kernels lint format compile bench serve clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ test: $(READY) $(DATA)  ## every test that CI runs
 
 test-gpu: $(READY)  ## tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
+
+kernels: $(READY)  ## compile the CUTLASS kernels for Hopper; needs no GPU
+	$(BIN)/python -m genrec_kernels.cutlass.build
 
 lint: $(READY)  ## ruff, mypy (strict), import-linter
 	$(BIN)/ruff check .

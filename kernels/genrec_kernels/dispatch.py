@@ -2,7 +2,7 @@
 
 An op asks `choose_backend` at every call, with the backends that it has, best first::
 
-    backend = choose_backend("hstu_attention", q.device, ("triton", "reference"), forced=backend)
+    backend = choose_backend("top_k", x.device, ("triton", "reference"), forced=backend)
 
 Nothing here imports Triton or CUTLASS before an op could use it.
 """
@@ -10,7 +10,7 @@ Nothing here imports Triton or CUTLASS before an op could use it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -19,8 +19,17 @@ from typing import Literal, get_args
 
 import torch
 
+from genrec_kernels.cutlass.library import compiled_kernels
+
 Backend = Literal["reference", "triton", "cutlass"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+#: What a backend needs to run. Compiled CUTLASS kernels need the driver's bindings alone.
+_MODULES: dict[Backend, str] = {
+    "reference": "torch",
+    "triton": "triton",
+    "cutlass": "cuda.bindings",
+}
 
 _log = logging.getLogger(__name__)
 _preferred: ContextVar[Backend | None] = ContextVar("genrec_kernels_backend", default=None)
@@ -59,6 +68,7 @@ def choose_backend(
     offered: Sequence[Backend],
     *,
     forced: str | None = None,
+    lacking: Mapping[Backend, str] | None = None,
 ) -> Backend:
     """The backend that a call of `op` on `device` uses; each choice is logged once.
 
@@ -68,6 +78,7 @@ def choose_backend(
         offered: what the op is implemented in, best first.
         forced: a backend that must be used. It goes before `use_backend`, which goes before the
             automatic choice: the first that is offered and can run.
+        lacking: why a backend is not offered for these inputs, where the op has it for others.
 
     Raises:
         ValueError: `forced` is no backend.
@@ -78,11 +89,12 @@ def choose_backend(
         chosen = next(name for name in offered if name in _usable(device.type, device.index))
     else:
         chosen = wanted
-        problem = (
-            backend_problem(wanted, device)
-            if wanted in offered
-            else f"{op} is not implemented in it (it has: {', '.join(offered)})"
-        )
+        if wanted in offered:
+            problem = backend_problem(wanted, device)
+        elif lacking is not None and wanted in lacking:
+            problem = lacking[wanted]
+        else:
+            problem = f"{op} is not implemented in it (it has: {', '.join(offered)})"
         if problem is not None:
             raise BackendUnavailable(
                 f"{op}: backend {wanted!r} was forced and cannot run on {device}: {problem}. "
@@ -97,8 +109,10 @@ def backend_problem(backend: Backend, device: torch.device) -> str | None:
     if backend == "reference":
         return None
     if not _installed(backend):
-        package = {"triton": "triton", "cutlass": "nvidia-cutlass-dsl"}[backend]
-        return f"it is not installed (pip install {package})"
+        package = {"triton": "triton", "cutlass": "cuda-bindings"}[backend]
+        return f"{package} is not installed (pip install {package})"
+    if backend == "cutlass" and not compiled_kernels():
+        return "its kernels were not compiled (make kernels)"
     if backend == "triton" and interpreting():
         return None
     if device.type != "cuda":
@@ -128,7 +142,7 @@ def _known(backend: str) -> Backend:
 @cache
 def _installed(backend: Backend) -> bool:
     try:
-        import_module({"reference": "torch", "triton": "triton", "cutlass": "cutlass"}[backend])
+        import_module(_MODULES[backend])
     except ImportError:
         return False
     return True

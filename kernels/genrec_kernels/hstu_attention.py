@@ -6,6 +6,7 @@ P and C entries of the position and time tables.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from genrec_kernels import reference
 from genrec_kernels.contiguous_rows import contiguous_rows
-from genrec_kernels.dispatch import Backend, choose_backend
+from genrec_kernels.cutlass.hstu_attention import unsupported
+from genrec_kernels.dispatch import Backend, choose_backend, use_backend
 from genrec_kernels.jagged import JaggedRows, offsets_of
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.time_plan import MAX_TRITON_BUCKETS, TimePlan, plan_times
@@ -61,7 +63,8 @@ def hstu_attention(
         max_rows: at least the rows of the longest sequence. Without it they are read from
             `rows`, which waits for the GPU once a batch and cannot be captured in a graph.
         time_plan: from `plan_times`, so that the layers of a model share one; else it is made here.
-        backend: forces one; see `genrec_kernels.dispatch`.
+        backend: forces one; see `genrec_kernels.dispatch`. `cutlass` has no bias and no gradient
+            of its own (Triton's is taken), and needs a Hopper GPU.
 
     Returns:
         [R, H, Dv] in the dtype of v.
@@ -72,7 +75,7 @@ def hstu_attention(
     """
     _check(q, k, v, key_limits, timestamps, norm_length, window)
     if not torch.compiler.is_compiling():
-        chosen = choose_backend("hstu_attention", q.device, _offered(q, v, bias), forced=backend)
+        chosen = _chosen(q, v, bias, backend)
         if chosen == "reference":  # its own autograd keeps what the gradient needs
             return reference.hstu_attention(
                 q,
@@ -133,7 +136,18 @@ def _check(
         raise ValueError(f"norm_length ({norm_length}) and window ({window}) must be positive")
 
 
-def _offered(q: Tensor, v: Tensor, bias: RelativeBias | None) -> tuple[Backend, ...]:
+def _chosen(q: Tensor, v: Tensor, bias: RelativeBias | None, forced: str | None) -> Backend:
+    """The backend of a forward."""
+    problem = unsupported(q, v, bias=bias is not None)
+    offered = _with_gradient(q, v, bias)
+    if problem is None:
+        return choose_backend("hstu_attention", q.device, ("cutlass", *offered), forced=forced)
+    lacking: dict[Backend, str] = {"cutlass": problem}
+    return choose_backend("hstu_attention", q.device, offered, forced=forced, lacking=lacking)
+
+
+def _with_gradient(q: Tensor, v: Tensor, bias: RelativeBias | None) -> tuple[Backend, ...]:
+    """Backends that have a backward for these inputs."""
     narrow = max(q.shape[2], v.shape[2]) <= _MAX_TRITON_WIDTH
     few_buckets = bias is None or bias.time.shape[0] <= MAX_TRITON_BUCKETS
     if q.dtype in _TRITON_DTYPES and narrow and few_buckets:
@@ -163,7 +177,22 @@ def _hstu_attention(
 ) -> Tensor:
     """`hstu_attention` as an operator: opaque to compilers, [R, H, Dv]."""
     bias = _bias(position, time, boundaries)
-    chosen = choose_backend("hstu_attention", q.device, _offered(q, v, bias), forced=backend)
+    chosen = _chosen(q, v, bias, backend)
+    if chosen == "cutlass":
+        from genrec_kernels.cutlass import hstu_attention as compiled
+
+        return compiled.forward(
+            q=q,
+            k=k,
+            v=v,
+            offsets=offsets,
+            histories=history_lengths,
+            key_limits=key_limits,
+            max_rows=max_rows,
+            alpha=alpha,
+            norm_length=norm_length,
+            window=window,
+        )
     if chosen == "triton":
         from genrec_kernels.triton import hstu_attention as kernels
 
@@ -217,7 +246,14 @@ def _hstu_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients by q, k, v and the tables; those not asked for are empty."""
     bias = _bias(position, time, boundaries)
-    chosen = choose_backend("hstu_attention", q.device, _offered(q, v, bias), forced=backend)
+    # CUTLASS has the forward alone: its gradient is the automatic choice of the others.
+    with use_backend(None) if backend == "cutlass" else nullcontext():
+        chosen = choose_backend(
+            "hstu_attention_backward",
+            q.device,
+            _with_gradient(q, v, bias),
+            forced=None if backend == "cutlass" else backend,
+        )
     if chosen == "triton":
         from genrec_kernels.triton import hstu_attention as kernels
 

@@ -41,8 +41,15 @@ def test_forcing_what_cannot_run_says_why_and_what_to_do(monkeypatch: pytest.Mon
     with pytest.raises(BackendUnavailable, match=r"op: .*'triton'.*NVIDIA GPU.*Force another"):
         choose_backend("op", CPU, ALL, forced="triton")
     monkeypatch.setattr(dispatch, "_installed", lambda backend: False)
-    with pytest.raises(BackendUnavailable, match="pip install nvidia-cutlass-dsl"):
+    with pytest.raises(BackendUnavailable, match="pip install cuda-bindings"):
         choose_backend("op", CPU, ALL, forced="cutlass")
+    monkeypatch.setattr(dispatch, "_installed", lambda backend: True)
+    monkeypatch.setattr(dispatch, "compiled_kernels", dict)
+    with pytest.raises(BackendUnavailable, match=r"not compiled \(make kernels\)"):
+        choose_backend("op", CPU, ALL, forced="cutlass")
+    lacking = {"cutlass": "its kernels have no bias"}
+    with pytest.raises(BackendUnavailable, match="its kernels have no bias"):
+        choose_backend("op", CPU, ALL[1:], forced="cutlass", lacking=lacking)
     with pytest.raises(BackendUnavailable, match="not implemented in it"):
         choose_backend("op", CPU, ("reference",), forced="triton")
 
@@ -56,6 +63,7 @@ def test_what_each_gpu_can_run(
 ) -> None:
     monkeypatch.setattr(dispatch, "interpreting", lambda: False)
     monkeypatch.setattr(dispatch, "_installed", lambda backend: True)
+    monkeypatch.setattr(dispatch, "compiled_kernels", lambda: {"a kernel": None})
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     gpu = torch.device("cuda", 0)
     can = {name for name in dispatch.BACKENDS if dispatch.backend_problem(name, gpu) is None}

@@ -26,6 +26,7 @@ import genrec_kernels.hstu_attention  # noqa: F401  (registers the operators)
 from genrec_kernels.bench.attention_baselines import MOST_SCORES, compiled, exact, flex, plain
 from genrec_kernels.bench.attention_inputs import AttentionCase, AttentionInputs, make_inputs
 from genrec_kernels.bench.records import RECORDS, Record, append_records, where_and_when
+from genrec_kernels.dispatch import Backend
 
 #: Rows of the batch whose output is compared to float64.
 CHECKED_ROWS = [700, 97, 64, 331, 512]
@@ -88,9 +89,9 @@ def launch(case: AttentionCase, inputs: AttentionInputs) -> Callable[[], Any]:
     return lambda: ops.hstu_attention_backward(inputs.grad_out, *inputs.arguments, case.bias)
 
 
-def error_of(case: AttentionCase, dtype: torch.dtype) -> float:
+def error_of(case: AttentionCase, dtype: torch.dtype, backend: Backend) -> float:
     """Largest error of output or gradients relative to float64, at small shapes."""
-    inputs = make_inputs(case, dtype, CHECKED_ROWS)
+    inputs = replace(make_inputs(case, dtype, CHECKED_ROWS), backend=backend)
     found = launch(case, inputs)()
     out, gradients = exact(inputs)
     if case.direction == "fwd":
@@ -103,7 +104,7 @@ def _relative(found: Tensor, expected: Tensor) -> float:
     return error if torch.isfinite(found).all() else float("nan")
 
 
-def _prepare(job: tuple[AttentionCase, torch.dtype]) -> float:
+def _prepare(job: tuple[AttentionCase, torch.dtype, Backend]) -> float:
     """Compile a case's kernels, in a process of its own, and check them."""
     return error_of(*job)
 
@@ -111,11 +112,13 @@ def _prepare(job: tuple[AttentionCase, torch.dtype]) -> float:
 def baselines(case: AttentionCase, inputs: AttentionInputs, *, slow: bool) -> dict[str, float]:
     """Median times in ms of what there is to compare to, and fits."""
     out: dict[str, float] = {}
+    if inputs.backend != "triton":
+        out["triton"] = measure(launch(case, replace(inputs, backend="triton")))[0]
     if case.bias:
         without = replace(case, bias=False)
         out["triton without bias"] = measure(launch(without, replace(inputs, bias=None)))[0]
     scores = case.batch * case.heads * case.longest**2
-    if case.direction == "fwd" and scores <= MOST_SCORES:
+    if case.direction == "fwd" and scores <= MOST_SCORES and inputs.backend == "triton":
         out["torch"] = measure(lambda: plain(inputs), graph=False)[0]
         if slow:
             out["torch.compile"] = measure(compiled(inputs), graph=False)[0]
@@ -140,6 +143,7 @@ def main() -> None:
     """Run the cases that match and append a row for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--commit", required=True, help="of the code that runs")
+    parser.add_argument("--backend", choices=["triton", "cutlass"], default="triton")
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--match", default="", help="only cases whose name holds this")
     parser.add_argument("--slow-baselines", default="", help="cases that compile PyTorch, by comma")
@@ -149,15 +153,20 @@ def main() -> None:
     shared = where_and_when(options.commit)
     begin = monotonic()
 
+    backend: Backend = options.backend
     chosen = [(c, torch.bfloat16) for c in cases() if options.match in c.name]
+    if backend == "cutlass":
+        chosen = [(c, dtype) for c, dtype in chosen if c.direction == "fwd" and not c.bias]
     chosen += [
         (replace(c, suffix=f"{c.suffix}-{_SHORT[dtype]}"), dtype)
         for c, _ in list(chosen)
         if c.longest == 2048 and c.width == 128
         for dtype in (torch.float16, torch.float32)
+        if backend == "triton" or dtype == torch.float16
     ]
     variants = {
-        (replace(c, lengths="varied", longest=0, suffix=""), dtype): None for c, dtype in chosen
+        (replace(c, lengths="varied", longest=0, suffix=""), dtype, backend): None
+        for c, dtype in chosen
     }
     with ProcessPoolExecutor(12, multiprocessing.get_context("spawn")) as pool:
         errors = dict(zip(variants, pool.map(_prepare, variants), strict=True))
@@ -168,7 +177,7 @@ def main() -> None:
         if monotonic() - begin > options.seconds:
             _log.warning("out of time before %s", case.name)
             break
-        inputs = make_inputs(case, dtype, case.rows)
+        inputs = replace(make_inputs(case, dtype, case.rows), backend=backend)
         times = measure(launch(case, inputs))
         plan_note = ""
         if case.bias:
@@ -177,14 +186,14 @@ def main() -> None:
         if dtype == torch.bfloat16:
             slow = case.name in options.slow_baselines.split(",")
             beside = baselines(case, inputs, slow=slow)
-        error = errors[replace(case, lengths="varied", longest=0, suffix=""), dtype]
+        error = errors[replace(case, lengths="varied", longest=0, suffix=""), dtype, backend]
         rate = case.flops / times[0] / 1e9
         for reference, reference_ms in beside.items() or [("", None)]:
             _finish(
                 options.records,
                 shared,
                 case.name,
-                "triton",
+                backend,
                 str(dtype).removeprefix("torch."),
                 times,
                 rate,

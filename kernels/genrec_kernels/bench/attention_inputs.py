@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_kernels.dispatch import Backend
 from genrec_kernels.jagged import JaggedRows
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 from genrec_kernels.time_plan import TimePlan, plan_times
@@ -80,6 +81,7 @@ class AttentionInputs:
     bias: RelativeBias | None
     max_rows: int
     alpha: float
+    backend: Backend = "triton"
 
     @cached_property
     def time_plan(self) -> TimePlan | None:
@@ -99,13 +101,13 @@ class AttentionInputs:
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """Of the operator `genrec::hstu_attention`, forced to Triton."""
+        """Of the operator `genrec::hstu_attention`, forced to a backend."""
         tables = (None, None, None) if self.bias is None else tuple(self.bias)
         plan = (None, None) if self.time_plan is None else tuple(self.time_plan)
         return (
             *(self.q, self.k, self.v, self.layout.offsets, self.layout.history_lengths),
             *(self.key_limits, self.timestamps, *tables, *plan),
-            *(self.max_rows, self.alpha, self.max_rows, None, "triton"),
+            *(self.max_rows, self.alpha, self.max_rows, None, self.backend),
         )
 
 

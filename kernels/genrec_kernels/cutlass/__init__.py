@@ -1,0 +1,1 @@
+"""CUTLASS (CuTe DSL) kernels for Hopper, compiled ahead of time: see `build` and `library`."""

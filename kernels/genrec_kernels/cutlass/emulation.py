@@ -1,0 +1,46 @@
+"""Runs a compiled kernel on the CPU, from its PTX, with the parameters of a launch."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genrec_kernels.cutlass.parameters import SWIZZLE_BYTES, Boxes, Memory, Parameter, Sizes
+from genrec_kernels.ptx_emulator import Kernel, TensorMap
+from genrec_kernels.ptx_emulator.kernel import Argument
+
+
+def emulate(kernel: Kernel, parameters: Sequence[Parameter], *, blocks: int, seed: int = 0) -> None:
+    """As `library.launch`, on tensors in the CPU's memory.
+
+    Args:
+        kernel: from the PTX that `build.compile_variant` gives.
+        parameters: as for a launch; outputs are written in place.
+        blocks: of the grid.
+        seed: of the order in which warps and copies take turns.
+    """
+    kernel.launch([_argument(parameter) for parameter in parameters], blocks=blocks, seed=seed)
+
+
+def _argument(parameter: Parameter) -> Argument:
+    if isinstance(parameter, Boxes):
+        bits = _bits(parameter.tensor).transpose(1, 0, 2)
+        return TensorMap(bits, (1, parameter.rows, parameter.columns), SWIZZLE_BYTES)
+    if isinstance(parameter, Sizes):
+        return struct.pack(f"<{len(parameter.numbers)}q", *parameter.numbers)
+    if isinstance(parameter, Memory):
+        x = parameter.tensor
+        array = _bits(x) if x.is_floating_point() and x.element_size() == 2 else x.numpy()
+        return (array, *parameter.numbers)
+    return parameter
+
+
+def _bits(x: Tensor) -> NDArray[np.uint16]:
+    """The memory of 16-bit floats."""
+    array: NDArray[np.uint16] = x.view(torch.int16).numpy().view(np.uint16)
+    return array

@@ -1,0 +1,109 @@
+"""Launches the CUTLASS attention kernels.
+
+Letters in shapes: R rows of all sequences, B sequences, H heads, D width of a head.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from genrec_kernels.current_device import on_device_of
+from genrec_kernels.cutlass.claims import claim_counter
+from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels, launch
+from genrec_kernels.cutlass.parameters import forward_parameters
+from genrec_kernels.cutlass.variants import ELEMENTS, WIDTHS, variant_of
+
+#: Keys and values of sequences and heads that run side by side should stay in the L2 cache.
+_L2_BYTES = 32 * 2**20
+_ALIGNMENT = 16
+#: Sequences that run side by side, at most (`work.MOST_SEQUENCES`, which needs CuTe DSL).
+MOST_SEQUENCES = 32
+
+
+def unsupported(q: Tensor, v: Tensor, *, bias: bool) -> str | None:
+    """Why no compiled kernel takes these inputs, whatever the GPU; None if one does."""
+    width = q.shape[2]
+    if bias:
+        return "its kernels have no bias"
+    if q.dtype not in ELEMENTS or width not in WIDTHS or v.shape[2] != width:
+        return (
+            f"its kernels take bfloat16 and float16, and heads of {', '.join(map(str, WIDTHS))}, "
+            f"values as wide as keys, not {q.dtype} of {width} and {v.shape[2]}"
+        )
+    return None
+
+
+def forward(
+    *,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Tensor,
+    histories: Tensor,
+    key_limits: Tensor,
+    max_rows: int,
+    alpha: float,
+    norm_length: int,
+    window: int | None,
+    kernel: CompiledKernel | None = None,
+) -> Tensor:
+    """As `genrec_kernels.hstu_attention`.
+
+    Args:
+        q, k, v: bfloat16 or float16 [R, H, D] on a Hopper GPU, the last axis contiguous.
+        offsets: int64 [B + 1], first row of each sequence.
+        histories: int64 [B], history rows of each sequence.
+        key_limits: int64 [R].
+        max_rows: at least the rows of the longest sequence.
+        kernel: instead of the one for these inputs, for tuning.
+
+    Returns:
+        [R, H, D] in the dtype of v.
+    """
+    if kernel is None:
+        variant = variant_of(
+            ELEMENTS[q.dtype], q.shape[2], window=window is not None, max_rows=max_rows
+        )
+        kernel = compiled_kernels()[variant.name]
+    variant = kernel.variant
+    out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
+    if q.shape[0] == 0:
+        return out
+    num_sequences = offsets.shape[0] - 1
+    most_tiles = num_sequences * q.shape[1] * -(-max_rows // variant.rows)
+    sequence_bytes = max_rows * q.shape[1] * 2 * q.shape[2] * q.element_size()
+    group = min(_L2_BYTES // max(sequence_bytes, 1), num_sequences, MOST_SEQUENCES)
+    with on_device_of(q):
+        parameters = forward_parameters(
+            variant,
+            q=_for_tma(q),
+            k=_for_tma(k),
+            v=_for_tma(v),
+            out=out,
+            offsets=offsets.contiguous(),
+            histories=histories.contiguous(),
+            key_limits=key_limits.contiguous(),
+            claimed=claim_counter(q.device),
+            group=max(group, 1),
+            window=window or 0,
+            half_alpha=alpha / 2,
+            inverse_norm=1 / norm_length,
+        )
+        blocks = min(_multiprocessors(q.device) * variant.resident, most_tiles)
+        launch(kernel, parameters, blocks=blocks, device=q.device)
+    return out
+
+
+def _for_tma(x: Tensor) -> Tensor:
+    """The tensor itself if TMA can read it, else a copy."""
+    strides = (x.stride(0) * x.element_size(), x.stride(1) * x.element_size())
+    aligned = all(n % _ALIGNMENT == 0 for n in (x.data_ptr(), *strides))
+    return x if aligned and x.stride(2) == 1 else x.contiguous()
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,0 +1,90 @@
+"""What the compiled kernels take, before it is bytes: shared by the launcher and the emulator.
+
+CuTe DSL passes a tensor as its address, its sizes and those of its strides that were left open
+when it compiled; one that is read through the tensor memory accelerator (TMA) as a descriptor,
+and then its open sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from genrec_kernels.cutlass.variants import AttentionVariant
+
+#: Bytes of a row that one TMA copy brings: the widest swizzle of shared memory.
+SWIZZLE_BYTES = 128
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """A tensor [R, H, D] of 16-bit elements that TMA copies by boxes of one head.
+
+    Args:
+        rows: of a box.
+    """
+
+    tensor: Tensor
+    rows: int
+
+    @property
+    def columns(self) -> int:
+        """Of a box."""
+        return SWIZZLE_BYTES // self.tensor.element_size()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes that follow a descriptor."""
+
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A tensor by its address, and its open sizes and strides."""
+
+    tensor: Tensor
+    numbers: tuple[int, ...] = ()
+
+
+Parameter = Boxes | Sizes | Memory | int | float
+
+
+def forward_parameters(
+    variant: AttentionVariant,
+    *,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    offsets: Tensor,
+    histories: Tensor,
+    key_limits: Tensor,
+    claimed: Tensor,
+    group: int,
+    window: int,
+    half_alpha: float,
+    inverse_norm: float,
+) -> list[Parameter]:
+    """Of `hstu_forward_sm90.HSTUForwardSm90.kernel`, in its order, tensors as it says."""
+    rows, heads, _ = q.shape
+    sizes = Sizes((rows, heads))
+    return [
+        Boxes(q, variant.rows),
+        sizes,
+        Boxes(k, variant.keys),
+        sizes,
+        Boxes(v, variant.keys),
+        sizes,
+        Memory(out, (rows, heads, out.stride(0))),
+        Memory(offsets, (offsets.shape[0],)),
+        Memory(histories, (histories.shape[0],)),
+        Memory(key_limits, (rows,)),
+        Memory(claimed),
+        group,
+        window,
+        half_alpha,
+        inverse_norm,
+    ]

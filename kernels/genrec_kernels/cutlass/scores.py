@@ -1,0 +1,75 @@
+"""What is done to a thread's scores, and to value rows that nobody may see.
+
+A thread holds the scores of two rows, 8 apart; register ``c + 2·i + 4·j`` is row i, column
+``8·j + c`` from the thread's first (PTX ISA, "wgmma: accumulator fragments").
+"""
+
+# mypy: ignore-errors
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32, const_expr
+
+_WARP_GROUP = 128
+#: Elements of 16 bits that one store of 16 bytes clears.
+_CHUNK = 8
+
+
+@cute.jit
+def silu(scores: cute.Tensor, half_alpha: Float32):
+    """``silu(alpha · s)`` in place: ``silu(2h) = h + h · tanh(h)``, one special instruction."""
+    for i in cutlass.range_constexpr(cute.size(scores)):
+        half = scores[i] * half_alpha
+        scores[i] = half + half * cute.math.tanh(half, fastmath=True)
+
+
+@cute.jit
+def masked_silu(
+    scores: cute.Tensor,
+    half_alpha: Float32,
+    row_limits: cute.Tensor,
+    row: Int32,
+    first_key: Int32,
+    window: Int32,
+    has_window: cutlass.Constexpr[bool],
+):
+    """`silu` where a row sees the key, 0 elsewhere.
+
+    Args:
+        row_limits: int32 [2], keys that the thread's rows see; each row sees itself too.
+        row: its first row.
+        first_key: the key of its first column.
+    """
+    for i in cutlass.range_constexpr(2):
+        bound = row_limits[i] - first_key
+        own = row + 8 * i - first_key
+        for j in cutlass.range_constexpr(cute.size(scores) // 4):
+            for c in cutlass.range_constexpr(2):
+                at = c + 2 * i + 4 * j
+                half = scores[at] * half_alpha
+                weight = half + half * cute.math.tanh(half, fastmath=True)
+                seen = 8 * j + c < bound
+                if const_expr(has_window):
+                    seen = seen and 8 * j + c >= bound - window
+                seen = seen or 8 * j + c == own
+                if not seen:
+                    weight = Float32(0.0)
+                scores[at] = weight
+
+
+@cute.jit
+def zero_rows(
+    sv: cute.Tensor,
+    stage: Int32,
+    first: Int32,
+    width: cutlass.Constexpr[int],
+    keys: cutlass.Constexpr[int],
+    thread: Int32,
+):
+    """Zero rows [first, keys) of a tile of values [width, keys, stages], by one warp group."""
+    zeros = cute.make_rmem_tensor(cute.make_layout(_CHUNK), sv.element_type)
+    zeros.fill(0.0)
+    chunks = width // _CHUNK
+    for i in cutlass.range(thread + cutlass.max(first, 0) * chunks, keys * chunks, _WARP_GROUP):
+        chunk = cute.local_tile(sv, (_CHUNK, 1, 1), (i % chunks, i // chunks, stage))
+        cute.autovec_copy(zeros, cute.make_tensor(chunk.iterator, cute.make_layout(_CHUNK)))

@@ -1,0 +1,94 @@
+"""The variants of the attention kernels that are compiled ahead of time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import torch
+
+Element = Literal["bf16", "fp16"]
+ELEMENTS: dict[torch.dtype, Element] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+#: Query rows of a warp group: the height of every WGMMA instruction.
+GROUP_ROWS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionVariant:
+    """What is fixed when a kernel is compiled.
+
+    Args:
+        element: dtype of q, k, v and the output.
+        width: width of a head, of keys and of values: 64, 128 or 256.
+        window: whether rows see only their last `window` keys.
+        short: whether it is for short sequences.
+        groups: computing warp groups of a block, `GROUP_ROWS` query rows each.
+        keys: keys of a tile.
+        stages: tiles of keys, and of values, in shared memory at once.
+        resident: blocks that a multiprocessor runs at once.
+    """
+
+    element: Element
+    width: int
+    window: bool
+    short: bool
+    groups: int
+    keys: int
+    stages: int
+    resident: int = 1
+
+    @property
+    def name(self) -> str:
+        """Of its files. Tiles are left out, so that a name has one kernel."""
+        window, short = ("_window" if self.window else ""), ("_short" if self.short else "")
+        return f"hstu_forward_{self.element}_{self.width}{window}{short}"
+
+    @property
+    def rows(self) -> int:
+        """Query rows of a tile."""
+        return GROUP_ROWS * self.groups
+
+    @property
+    def operand_bytes(self) -> int:
+        """Shared memory of its query tile, and of its keys and values."""
+        return 2 * self.width * (self.rows + 2 * self.keys * self.stages)
+
+
+#: Longest batch, in rows of its longest sequence, for which small tiles pay.
+SHORT_ROWS = 2048
+#: (warp groups, keys, stages, resident) for each width, as measured on an H200; where small
+#: tiles are faster for short sequences, those as well.
+_TILES = {64: (3, 128, 2, 1), 128: (3, 64, 3, 1), 256: (2, 64, 2, 1)}
+_SHORT_TILES = {64: (1, 64, 2, 3)}
+WIDTHS = tuple(_TILES)
+
+
+def variant_of(
+    element: Element, width: int, *, window: bool, max_rows: int | None = None
+) -> AttentionVariant:
+    """The variant for sequences of at most `max_rows` rows; None for long ones."""
+    short = max_rows is not None and max_rows <= SHORT_ROWS and width in _SHORT_TILES
+    groups, keys, stages, resident = (_SHORT_TILES if short else _TILES)[width]
+    return AttentionVariant(
+        element=element,
+        width=width,
+        window=window,
+        short=short,
+        groups=groups,
+        keys=keys,
+        stages=stages,
+        resident=resident,
+    )
+
+
+def all_variants() -> list[AttentionVariant]:
+    """What `python -m genrec_kernels.cutlass.build` compiles."""
+    found = [
+        variant_of(element, width, window=window, max_rows=max_rows)
+        for element, width, window, max_rows in product(
+            ELEMENTS.values(), WIDTHS, (False, True), (None, SHORT_ROWS)
+        )
+    ]
+    return list(dict.fromkeys(found))

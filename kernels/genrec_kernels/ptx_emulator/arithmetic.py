@@ -1,0 +1,163 @@
+"""Arithmetic, comparison and conversion instructions, on the 32 lanes of a warp at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec_kernels.ptx_emulator.wgmma import narrow
+
+Lanes = NDArray[Any]
+
+TYPES: dict[str, np.dtype[Any]] = {
+    "s8": np.dtype(np.int8),
+    "s16": np.dtype(np.int16),
+    "s32": np.dtype(np.int32),
+    "s64": np.dtype(np.int64),
+    "u8": np.dtype(np.uint8),
+    "u16": np.dtype(np.uint16),
+    "u32": np.dtype(np.uint32),
+    "u64": np.dtype(np.uint64),
+    "b8": np.dtype(np.uint8),
+    "b16": np.dtype(np.uint16),
+    "b32": np.dtype(np.uint32),
+    "b64": np.dtype(np.uint64),
+    "f32": np.dtype(np.float32),
+    "pred": np.dtype(np.bool_),
+}
+_WIDER = {"s16": "s32", "u16": "u32", "s32": "s64", "u32": "u64"}
+
+_COMPARE: dict[str, Callable[[Lanes, Lanes], Lanes]] = {
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}
+_TWO: dict[str, Callable[[Lanes, Lanes], Lanes]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "min": np.minimum,
+    "max": np.maximum,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+}
+_ONE: dict[str, Callable[[Lanes], Lanes]] = {
+    "mov": lambda a: a,
+    "neg": np.negative,
+    "not": np.invert,
+    "abs": np.abs,
+    "tanh": np.tanh,
+    "ex2": np.exp2,
+    "cvta": lambda a: a,
+}
+
+
+def result_type(op: tuple[str, ...]) -> str:
+    """Type of what an arithmetic instruction writes."""
+    if op[0] == "setp":
+        return "pred"
+    if op[0] == "popc":
+        return "b32"
+    if op[0] == "cvt":
+        kinds = [x for x in op[1:] if x in TYPES or x in ("bf16x2", "f16x2", "bf16", "f16")]
+        return {"bf16x2": "b32", "f16x2": "b32", "bf16": "b16", "f16": "b16"}.get(
+            kinds[0], kinds[0]
+        )
+    if op[:2] in (("mul", "wide"), ("mad", "wide")):
+        return _WIDER[op[-1]]
+    return op[-1]
+
+
+def operand_types(op: tuple[str, ...], count: int) -> list[str]:
+    """Types that an instruction reads its operands as."""
+    kind = op[-1]
+    if op[0] == "cvt":
+        return [kind] * count
+    if op[0] == "selp":
+        return [kind, kind, "pred"]
+    if op[0] in ("shl", "shr"):
+        return [kind, "u32"]
+    if op[:2] == ("mad", "wide"):
+        return [kind, kind, _WIDER[kind]]
+    return [kind] * count
+
+
+def compute(op: tuple[str, ...], a: list[Lanes]) -> Lanes | None:
+    """What an instruction gives, or None if it is none of these."""
+    name = op[0]
+    with np.errstate(all="ignore"):
+        if name == "setp":
+            return _COMPARE[op[1].removesuffix("u")](a[0], a[1])
+        if name in _TWO:
+            found = _TWO[name](a[0], a[1])
+            return np.maximum(found, 0) if "relu" in op else found
+        if name in _ONE:
+            return _ONE[name](a[0])
+        if name == "selp":
+            return np.where(a[2], a[0], a[1])
+        if name in ("mul", "mad"):
+            return _multiply(op, a)
+        if name == "fma":
+            exact = a[0].astype(np.float64) * a[1].astype(np.float64) + a[2].astype(np.float64)
+            return exact.astype(np.float32)
+        if name in ("shl", "shr"):
+            bits = a[0].dtype.itemsize * 8
+            count = np.minimum(a[1], bits - 1).astype(a[0].dtype)
+            shifted = a[0] << count if name == "shl" else a[0] >> count
+            gone = np.zeros_like(a[0]) if name == "shl" or op[-1][0] != "s" else shifted
+            found = np.where(a[1] >= bits, gone, shifted)
+            return found
+        if name == "popc":
+            return np.array([int(x).bit_count() for x in a[0]], np.uint32)
+        if name == "div":
+            return _truncated(a[0], a[1])
+        if name == "rem":
+            return (a[0] - _truncated(a[0], a[1]) * a[1]).astype(a[0].dtype)
+        if name == "cvt":
+            return _convert(op, a)
+    return None
+
+
+def _multiply(op: tuple[str, ...], a: list[Lanes]) -> Lanes:
+    if op[-1] == "f32":
+        return a[0] * a[1]
+    if op[1] == "hi":
+        wide = a[0].astype(object) * a[1].astype(object)
+        bits = a[0].dtype.itemsize * 8
+        product = np.array([int(x) >> bits for x in wide]).astype(a[0].dtype)
+    elif op[1] == "wide":
+        wider = TYPES[_WIDER[op[-1]]]
+        product = a[0].astype(wider) * a[1].astype(wider)
+    else:
+        product = a[0] * a[1]
+    return product + a[2] if op[0] == "mad" else product
+
+
+def _truncated(a: Lanes, b: Lanes) -> Lanes:
+    """Division towards zero. Lanes that do not take part may divide by zero."""
+    safe = np.where(b == 0, 1, b)
+    quotient = np.abs(a.astype(np.int64)) // np.abs(safe.astype(np.int64))
+    negative = (a.astype(np.int64) < 0) != (safe.astype(np.int64) < 0)
+    return np.where(negative, -quotient, quotient).astype(a.dtype)
+
+
+def _convert(op: tuple[str, ...], a: list[Lanes]) -> Lanes:
+    kinds = [x for x in op[1:] if x in TYPES or x in ("bf16x2", "f16x2", "bf16", "f16")]
+    to, source = kinds
+    if to in ("bf16x2", "f16x2"):
+        element = "bf16" if to == "bf16x2" else "f16"
+        high, low = (narrow(x, element).astype(np.uint32) for x in a)
+        return high << np.uint32(16) | low
+    if to in ("bf16", "f16"):
+        return narrow(a[0], to)
+    if source == "f32" and to != "f32":
+        cut = {"rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil, "rni": np.rint}
+        rounding = next(cut[x] for x in op if x in cut)
+        return rounding(a[0]).astype(TYPES[to])
+    return a[0].astype(TYPES[to])

@@ -1,0 +1,116 @@
+"""One warp's part of a WGMMA instruction (PTX ISA, "wgmma").
+
+A warp of a group computes 16 of the 64 rows, so warps need not meet for it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec_kernels.ptx_emulator.memory import SharedMemory, swizzled
+
+_SHAPE = re.compile(r"m64n(\d+)k(\d+)")
+_SPANS = {0: 0, 1: 128, 2: 64, 3: 32}
+_LANE = np.arange(32)
+
+
+@dataclass(frozen=True)
+class MatrixDescriptor:
+    """Where an operand lies in shared memory."""
+
+    start: int
+    leading: int
+    stride: int
+    span: int
+
+    @classmethod
+    def decode(cls, bits: int) -> MatrixDescriptor:
+        """From the 64-bit operand of the instruction."""
+        return cls(
+            start=(bits & 0x3FFF) << 4,
+            leading=(bits >> 16 & 0x3FFF) << 4,
+            stride=(bits >> 32 & 0x3FFF) << 4,
+            span=_SPANS[bits >> 62 & 3],
+        )
+
+    def addresses(self, outer: int, inner: int, *, transposed: bool) -> NDArray[np.int64]:
+        """Of 16-bit elements [outer, inner], `inner` along the sum of the product.
+
+        Canonical layouts as CUTLASS documents them (`cute/arch/mma_sm90_desc.hpp`): rows of
+        `span` bytes in groups of eight, along the sum, or along the other axis if `transposed`.
+        """
+        row, column = np.indices((outer, inner))
+        if transposed:
+            row, column = column, row
+            units = self.span // 2
+            offset = row % 8 * self.span + row // 8 * self.stride
+            offset += column % units * 2 + column // units * self.leading
+        else:
+            offset = row % 8 * self.span + row // 8 * self.stride + column * 2
+        return swizzled((self.start + offset).astype(np.int64), self.span)
+
+
+def load_operand(
+    shared: SharedMemory, bits: int, outer: int, inner: int, *, transposed: bool, element: str
+) -> NDArray[np.float32]:
+    """[outer, inner] of an operand in shared memory."""
+    places = MatrixDescriptor.decode(bits).addresses(outer, inner, transposed=transposed)
+    low, high = (shared.data[places + i].astype(np.uint16) for i in range(2))
+    return widen(low | high << np.uint16(8), element)
+
+
+def widen(raw: NDArray[np.uint16], element: str) -> NDArray[np.float32]:
+    """bf16 or fp16 bits as float32."""
+    if element == "bf16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return raw.view(np.float16).astype(np.float32)
+
+
+def narrow(values: NDArray[np.float32], element: str) -> NDArray[np.uint16]:
+    """float32 to bf16 or fp16 bits, to nearest, ties to even."""
+    if element == "f16":
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16).view(np.uint16)
+    bits = values.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+    return np.where(np.isnan(values), np.uint32(0x7FFF), rounded).astype(np.uint16)
+
+
+def shape_of(op: tuple[str, ...]) -> tuple[int, int]:
+    """Columns of the result, and length of the sum."""
+    match = next(m for m in map(_SHAPE.fullmatch, op) if m)
+    return int(match.group(1)), int(match.group(2))
+
+
+def rows_from_registers(registers: list[NDArray[np.uint32]], element: str) -> NDArray[np.float32]:
+    """A warp's 16 x 16 of operand A from its four registers."""
+    out = np.empty((16, 16), np.float32)
+    for i, register in enumerate(registers):
+        rows = _LANE // 4 + 8 * (i % 2)
+        columns = _LANE % 4 * 2 + 8 * (i // 2)
+        out[rows, columns] = widen((register & np.uint32(0xFFFF)).astype(np.uint16), element)
+        out[rows, columns + 1] = widen((register >> np.uint32(16)).astype(np.uint16), element)
+    return out
+
+
+def accumulators_to_rows(registers: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[columns / 2, 32] of a warp's accumulators to [16, columns]."""
+    out = np.empty((16, 2 * len(registers)), np.float32)
+    out[_places(len(registers))] = registers
+    return out
+
+
+def rows_to_accumulators(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The inverse of `accumulators_to_rows`."""
+    return rows[_places(rows.shape[1] // 2)]
+
+
+def _places(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    register = np.arange(count)[:, None]
+    row = _LANE[None, :] // 4 + 8 * (register // 2 % 2)
+    column = register // 4 * 8 + _LANE[None, :] % 4 * 2 + register % 2
+    return row, column

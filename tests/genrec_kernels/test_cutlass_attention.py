@@ -1,0 +1,212 @@
+"""The CUTLASS attention kernels on a machine without a GPU: emulated from their PTX, and their
+machine code inspected. `cutlass_cases.py` runs them on a Hopper GPU."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("cutlass", reason="CuTe DSL (nvidia-cutlass-dsl) compiles the kernels")
+
+from genrec_kernels.cutlass.build import (
+    MOST_SHARED_BYTES,
+    BuildFailed,
+    BuiltKernel,
+    compile_variant,
+)
+from genrec_kernels.cutlass.emulation import emulate
+from genrec_kernels.cutlass.parameters import forward_parameters
+from genrec_kernels.cutlass.variants import AttentionVariant, Element, all_variants, variant_of
+from genrec_kernels.hstu_attention import hstu_attention
+from genrec_kernels.jagged import JaggedRows
+from genrec_kernels.ptx_emulator import Kernel
+from genrec_kernels.ptx_emulator.program import PtxError
+
+NORM = 64
+DTYPES: dict[Element, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TOLERANCE: dict[Element, float] = {"bf16": 3e-3, "fp16": 5e-4}
+
+LAYOUTS = {
+    "one row": [(1, 0)],
+    "one candidate": [(0, 1)],
+    "empty sequences": [(0, 0), (0, 19), (0, 0), (5, 0), (0, 0)],
+    "around tiles": [(63, 1), (64, 64), (65, 0), (128, 1), (127, 2)],
+    "candidates of several tiles": [(20, 150)],
+    "several tiles": [(200, 3), (37, 0)],
+    "more sequences than a warp has lanes": [(i % 4, i % 3) for i in range(70)],
+}
+
+
+@cache
+def built(element: Element, width: int, window: bool, short: bool = False) -> BuiltKernel:
+    return compile_variant(
+        variant_of(element, width, window=window, max_rows=100 if short else None)
+    )
+
+
+def run(
+    kernel: BuiltKernel,
+    layout: list[tuple[int, int]],
+    *,
+    heads: int = 2,
+    window: int | None = None,
+    limits: str = "causal",
+    blocks: int = 2,
+    group: int = 2,
+    seed: int = 0,
+    foreign: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What the kernel gives and what is right, in float64.
+
+    Args:
+        foreign: put into the keys and values of the second sequence, which is left out of both.
+    """
+    variant = kernel.description.variant
+    random = torch.Generator().manual_seed(seed)
+    rows = JaggedRows(torch.tensor([h for h, _ in layout]), torch.tensor([c for _, c in layout]))
+    total = int(rows.offsets[-1])
+    # One wide tensor, as a layer's projection gives: rows of q, k and v are strided.
+    wide = torch.randn(total, 3, heads, variant.width, generator=random)
+    q, k, v = wide.to(DTYPES[variant.element]).unbind(1)
+    limit: list[int] = []
+    for history, candidates in layout:
+        past = {"causal": range(history), "pages": [i - i % 16 for i in range(history)]}[limits]
+        limit += [*past, *[history] * candidates]
+    key_limits = torch.tensor(limit)
+    expected = hstu_attention(
+        *(q.double(), k.double(), v.double()),
+        rows=rows,
+        key_limits=key_limits,
+        timestamps=torch.zeros(total, dtype=torch.int64),
+        alpha=variant.width**-0.5,
+        norm_length=NORM,
+        window=window,
+        backend="reference",
+    )
+    judged = torch.ones(total, dtype=torch.bool)
+    if foreign is not None:
+        judged[rows.offsets[1] : rows.offsets[2]] = False
+        k[~judged], v[~judged] = foreign, foreign
+    out = torch.full((total, heads, variant.width), math.nan, dtype=q.dtype)
+    claimed = torch.zeros(1, dtype=torch.int32)
+    parameters = forward_parameters(
+        variant,
+        q=q,
+        k=k,
+        v=v,
+        out=out,
+        offsets=rows.offsets,
+        histories=rows.history_lengths,
+        key_limits=key_limits,
+        claimed=claimed,
+        group=group,
+        window=window or 0,
+        half_alpha=variant.width**-0.5 / 2,
+        inverse_norm=1 / NORM,
+    )
+    emulate(Kernel(kernel.ptx), parameters, blocks=blocks, seed=seed)
+    assert claimed.item() == 0, "the next launch would begin at another tile"
+    return out[judged].double(), expected[judged]
+
+
+def assert_right(pair: tuple[Tensor, Tensor], element: Element) -> None:
+    out, expected = pair
+    error = float((out - expected).norm() / expected.norm())
+    assert error < TOLERANCE[element], error
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts(layout: list[tuple[int, int]]) -> None:
+    assert_right(run(built("bf16", 64, False, True), layout), "bf16")
+
+
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_widths(width: int) -> None:
+    assert_right(run(built("bf16", width, False), LAYOUTS["several tiles"]), "bf16")
+
+
+def test_half_precision() -> None:
+    assert_right(run(built("fp16", 64, False, True), LAYOUTS["around tiles"]), "fp16")
+
+
+@pytest.mark.parametrize("window", [1, 50, 1000])
+def test_windows(window: int) -> None:
+    kernel = built("bf16", 64, True, True)
+    assert_right(run(kernel, [(230, 9), (30, 0)], window=window), "bf16")
+
+
+def test_limits_that_are_not_causal() -> None:
+    kernel = built("bf16", 64, False, True)
+    assert_right(run(kernel, [(150, 10), (20, 60)], limits="pages"), "bf16")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_order_of_warps_and_copies(seed: int) -> None:
+    kernel = built("bf16", 64, False, True)
+    assert_right(run(kernel, [(140, 5), (70, 0)], blocks=1 + seed, seed=seed), "bf16")
+
+
+@pytest.mark.parametrize("foreign", [math.nan, math.inf])
+def test_a_sequence_cannot_spoil_another(foreign: float) -> None:
+    kernel = built("bf16", 64, False, True)
+    pair = run(kernel, [(37, 2), (20, 30), (30, 3)], foreign=foreign)
+    assert torch.isfinite(pair[0]).all()
+    assert_right(pair, "bf16")
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [r"wgmma\.wait_group\.sync\.aligned\s+0;", r"wgmma\.wait_group\.sync\.aligned\s+1;"],
+)
+def test_a_missing_wait_is_seen(wait: str) -> None:
+    """Of the emulator: that these tests could fail."""
+    kernel = built("bf16", 64, False, True)
+    ptx, changes = re.subn(wait, "", kernel.ptx)
+    assert changes
+    with pytest.raises((PtxError, AssertionError)):
+        assert_right(run(BuiltKernel(kernel.description, kernel.cubin, ptx), [(200, 3)]), "bf16")
+
+
+# Machine code
+
+
+def disassembled(kernel: BuiltKernel, folder: Path) -> str:
+    triton = pytest.importorskip("triton", reason="its wheel brings nvdisasm")
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
+    if not tool.exists():
+        pytest.skip("this Triton has no nvdisasm")
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(kernel.cubin)
+    return subprocess.run([tool, "-c", cubin], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(("width", "short"), [(64, True), (64, False), (128, False), (256, False)])
+def test_machine_code(width: int, short: bool, tmp_path: Path) -> None:
+    sass = disassembled(built("bf16", width, False, short), tmp_path)
+    products, loads = len(re.findall(r"\bHGMMA\b", sass)), len(re.findall(r"\bUTMALDG\b", sass))
+    assert products, "no WGMMA: the tensor cores are not used as they should be"
+    assert loads, "no TMA loads"
+    assert "tanh" in sass.lower()
+    assert not re.search(r"\b(LDL|STL)\b", sass), "registers spill"
+    # ptxas may wait after every product, where it takes registers to be too few.
+    assert len(re.findall(r"WARPGROUP\.DEPBAR", sass)) < products / 2
+
+
+def test_every_variant_has_a_name_of_its_own() -> None:
+    names = [variant.name for variant in all_variants()]
+    assert len(names) == len(set(names)) > 8
+
+
+def test_too_much_shared_memory_is_refused() -> None:
+    variant = AttentionVariant(
+        element="bf16", width=256, window=False, short=False, groups=3, keys=64, stages=3
+    )
+    with pytest.raises(BuildFailed, match=rf"block may have {MOST_SHARED_BYTES}: take fewer"):
+        compile_variant(variant)
