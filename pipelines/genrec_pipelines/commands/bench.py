@@ -6,6 +6,7 @@ import typer
 
 from genrec_pipelines.commands.bench_cache import cache
 from genrec_pipelines.commands.bench_pages import pages
+from genrec_pipelines.commands.bench_prefetch import prefetch
 from genrec_pipelines.commands.bench_serve import serve
 from genrec_serving.bench.load import load
 
@@ -14,3 +15,4 @@ bench.command()(serve)
 bench.command()(load)
 bench.command()(cache)
 bench.command()(pages)
+bench.command()(prefetch)

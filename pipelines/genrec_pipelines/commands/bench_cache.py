@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +18,7 @@ from genrec_cache.replay import BATCH_POLICIES, POLICIES, ReplayRow, replay
 from genrec_cache.requests import RequestRule, request_batches
 from genrec_model.data.catalog import load_dataset
 from genrec_model.errors import ConfigError
-from genrec_model.registry.tracking import git_commit
+from genrec_pipelines.commands.csv_records import append_rows
 
 Ints = NDArray[np.int64]
 
@@ -28,7 +26,7 @@ Ints = NDArray[np.int64]
 _MOST_REQUESTS = 100_000
 
 _COLUMNS = (
-    *("date", "commit", "dataset", "policy", "size"),
+    *("dataset", "policy", "size"),
     *("hit_rate", "unique_hit_rate", "copies_per_batch", "seconds"),
 )
 
@@ -144,19 +142,12 @@ def as_json(rows: Sequence[ReplayRow]) -> dict[str, list[dict[str, str | float |
 
 def append_records(path: Path, rows: Sequence[ReplayRow], *, dataset: str) -> None:
     """Append rows to the CSV file, which gets its header first."""
-    fresh = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    when, commit = datetime.now(UTC).strftime("%Y-%m-%d"), git_commit()[:9]
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if fresh:
-            writer.writerow(_COLUMNS)
-        for row in rows:
-            figures = (row.hit_rate, row.unique_hit_rate, row.copies_per_batch)
-            texts = ["" if value is None else f"{value:.4f}" for value in figures]
-            writer.writerow(
-                [when, commit, dataset, row.policy, row.size, *texts, f"{row.seconds:.2f}"]
-            )
+    table = []
+    for row in rows:
+        figures = (row.hit_rate, row.unique_hit_rate, row.copies_per_batch)
+        texts = ["" if value is None else f"{value:.4f}" for value in figures]
+        table.append([dataset, row.policy, row.size, *texts, f"{row.seconds:.2f}"])
+    append_rows(path, _COLUMNS, table)
 
 
 def draw(path: Path, rows: Sequence[ReplayRow], *, title: str) -> None:

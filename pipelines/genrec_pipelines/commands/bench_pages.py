@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -15,14 +13,14 @@ from rich.table import Table
 from genrec_cache.page_replay import PAGE_POLICIES, HistoryRule, page_hits, visits_of
 from genrec_model.data.catalog import load_dataset
 from genrec_model.errors import ConfigError
-from genrec_model.registry.tracking import git_commit
 from genrec_pipelines.commands.bench_cache import parse_sizes
+from genrec_pipelines.commands.csv_records import append_rows
 
 #: A visit at every moment with events, and one after half an hour without.
 GAPS_S = (0, 1800)
 PAGE_ROWS = (16, 64)
 _COLUMNS = (
-    *("date", "commit", "dataset", "gap_s", "page_rows", "events", "chunk", "policy"),
+    *("dataset", "gap_s", "page_rows", "events", "chunk", "policy"),
     *("size", "pages", "visits", "page_hit_rate"),
 )
 
@@ -43,8 +41,7 @@ def pages(
     users = np.unique(events["user_id"].to_numpy(), return_inverse=True)[1].astype(np.int64)
     times = events["timestamp"].to_numpy().astype(np.int64)
     table = Table("gap, s", "page, rows", "pool", *PAGE_POLICIES)
-    rows: list[list[str]] = []
-    when, commit = datetime.now(UTC).strftime("%Y-%m-%d"), git_commit()[:9]
+    rows: list[tuple[object, ...]] = []
     for gap in GAPS_S:
         for page_rows in PAGE_ROWS:
             rule = HistoryRule(gap_s=gap, page_rows=page_rows)
@@ -56,21 +53,11 @@ def pages(
                 found = {policy: page_hits(visits, pool, policy=policy) for policy in PAGE_POLICIES}
                 rule_is = (gap, page_rows, rule.events, rule.chunk)
                 for policy, rate in found.items():
-                    row = (when, commit, dataset, *rule_is, policy, share, pool, len(visits.users))
-                    rows.append([*map(str, row), f"{rate:.4f}"])
+                    row = (dataset, *rule_is, policy, share, pool, len(visits.users))
+                    rows.append((*row, f"{rate:.4f}"))
                 shown = [f"{rate:.1%}" for rate in found.values()]
                 table.add_row(str(gap), str(page_rows), f"{share:.0%}", *shown)
-    _append(records, rows)
+    append_rows(records, _COLUMNS, rows)
     console = Console()
     console.print(table)
     console.print(f"appended to {records}")
-
-
-def _append(path: Path, rows: list[list[str]]) -> None:
-    fresh = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if fresh:
-            writer.writerow(_COLUMNS)
-        writer.writerows(rows)
