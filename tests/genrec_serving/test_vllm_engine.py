@@ -180,4 +180,17 @@ async def test_a_cancelled_request_disturbs_nobody(vllm_engine, truth) -> None:
     task.cancel()
     found = await rank(vllm_engine, rows, candidates, truth.now)
     truth.assert_same(found, truth.rank(rows, candidates))
+    users = [truth.rows(47, seed=700 + u) for u in range(200)]
+    tasks = [asyncio.create_task(rank(vllm_engine, u, candidates, truth.now)) for u in users]
+    while vllm_engine.current_statistics()["running"] < 2:
+        await asyncio.sleep(0)
+    for task in tasks[1:]:
+        task.cancel()
+    truth.assert_same(await tasks[0], truth.rank(users[0], candidates))
+    # Dropped, not computed: one who comes now is alone.
+    truth.assert_same(
+        await rank(vllm_engine, rows, candidates, truth.now), truth.rank(rows, candidates)
+    )
+    after = vllm_engine.current_statistics()
+    assert (after["running"], after["waiting"]) == (0, 0)
     assert vllm_engine.healthy

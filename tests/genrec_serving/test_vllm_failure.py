@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ pytestmark = pytest.mark.slow
 
 
 class BrokenEngine:
-    """Takes requests, and fails in its first step."""
+    """Takes requests, and fails in its first step, or never finishes one."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
         self.go = threading.Event()
+        self.answers = False
+        self.dropped: list[str] = []
+        self.has_dropped = threading.Event()
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -30,9 +34,16 @@ class BrokenEngine:
         if len(prompt) == 1:
             raise ValueError("too short\nfor me")
 
+    def drop(self, request_id: str) -> None:
+        self.dropped.append(request_id)
+        self.has_dropped.set()
+
     def step(self) -> list[Any]:
         self.entered.set()
         self.go.wait(10)
+        if self.answers:
+            time.sleep(0.001)
+            return []
         raise RuntimeError("out of everything")
 
 
@@ -62,6 +73,24 @@ async def test_a_failed_step_fails_all_requests_and_later_ones(broken, served_ar
     with pytest.raises(EngineError, match="out of everything"):
         await engine.rank(call(truth, 5))
     engine.close()
+
+
+async def test_what_nobody_waits_for_is_dropped(broken, served_artifact, truth) -> None:
+    broken.answers = True
+    engine = VllmEngine(served_artifact, version="1", options=VllmOptions())
+    tasks = [asyncio.create_task(engine.rank(call(truth, 5))) for _ in range(3)]
+    broken.go.set()
+    while len(engine._pending) < 3:
+        await asyncio.sleep(0.001)
+    tasks[1].cancel()
+    await asyncio.to_thread(broken.has_dropped.wait, 10)
+    assert broken.dropped == ["1"]
+    assert engine._pending.keys() == {"0", "2"}
+    assert engine.healthy
+    engine.close()
+    for task in (tasks[0], tasks[2]):
+        with pytest.raises(EngineError, match="closed"):
+            await task
 
 
 async def test_a_refused_request_fails_alone(broken, served_artifact, truth) -> None:

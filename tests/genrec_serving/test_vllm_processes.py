@@ -87,6 +87,20 @@ def test_a_model_that_cannot_be_loaded_says_so(served_artifact, tmp_path) -> Non
         VllmProcesses(Missing(), version="1", options=VllmOptions())  # type: ignore[arg-type]
 
 
+async def test_dropped_requests_are_not_computed(engines, truth) -> None:
+    users = [truth.rows(47, seed=800 + u) for u in range(200)]
+    calls = [RankCall(rows=rows, now=truth.now, candidates=CANDIDATES) for rows in users]
+    tasks = [asyncio.create_task(engines.rank(call)) for call in calls]
+    truth.assert_same(await tasks[0], truth.rank(users[0], CANDIDATES))
+    for task in tasks:
+        task.cancel()
+    for call, rows in zip(calls[:8], users, strict=False):
+        truth.assert_same(await engines.rank(call), truth.rank(rows, CANDIDATES))
+    found = (await engines.statistics())["processes"]
+    assert [(one["running"], one["waiting"]) for one in found] == [(0, 0)] * 2
+    assert not any(engine._pending for engine in engines._engines)
+
+
 async def test_a_stopped_process_is_noticed_and_stops_nobody_else(engines, truth) -> None:
     users = [truth.rows(47, seed=500 + u) for u in range(400)]
     first = engines._engines[0]

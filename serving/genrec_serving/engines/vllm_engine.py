@@ -16,6 +16,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +165,13 @@ class Job:
     answer: Future[Scored]
 
 
+@dataclass(frozen=True)
+class Dropped:
+    """Nobody waits for the answer to a request any more."""
+
+    request_id: str
+
+
 class VllmEngine(PagedEngine):
     """HSTU in vLLM: continuous batching, and histories that are computed once.
 
@@ -183,7 +191,7 @@ class VllmEngine(PagedEngine):
     def __init__(self, artifact: Artifact, *, version: str, options: VllmOptions) -> None:
         self._salt = version
         self._options = options
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | Dropped | None] = queue.SimpleQueue()
         # Holds off new jobs while the thread ends, so that none is left in the queue.
         self._gate = threading.Lock()
         self._end: str | None = None
@@ -289,8 +297,7 @@ class VllmEngine(PagedEngine):
         while not self._abandoned and self._admit(engine, pending):
             self._turn_began = time.monotonic()
             for answer in engine.step():
-                job = pending.pop(answer.request_id)
-                resolve(job.answer, _scored(answer))
+                resolve(pending.pop(answer.request_id).answer, _scored(answer))
             self._turn_began = None
 
     def _admit(self, engine: CoreClient, pending: dict[str, Job]) -> bool:
@@ -302,7 +309,10 @@ class VllmEngine(PagedEngine):
                 return True
             if job is None:
                 return False
-            self._add(engine, job, pending)
+            if isinstance(job, Job):
+                self._add(engine, job, pending)
+            elif pending.pop(job.request_id, None) is not None:
+                engine.drop(job.request_id)
 
     def _add(self, engine: CoreClient, job: Job, pending: dict[str, Job]) -> None:
         if job.answer.cancelled():
@@ -315,6 +325,12 @@ class VllmEngine(PagedEngine):
             fail(job.answer, f"engine vllm: {describe(error)}")
             return
         pending[request_id] = job
+        job.answer.add_done_callback(partial(self._answered, request_id))
+
+    def _answered(self, request_id: str, answer: Future[Scored]) -> None:
+        # Whoever asked is gone, or their deadline is past: the rest need not be computed.
+        if answer.cancelled():
+            self._jobs.put(Dropped(request_id))
 
     def _finish(self, end: str) -> None:
         with self._gate:
@@ -325,7 +341,7 @@ class VllmEngine(PagedEngine):
                 fail(job.answer, end)
             while not self._jobs.empty():
                 waiting = self._jobs.get()
-                if waiting is not None:
+                if isinstance(waiting, Job):
                     fail(waiting.answer, end)
 
 

@@ -18,6 +18,7 @@ import time
 import zlib
 from concurrent.futures import Future
 from dataclasses import asdict
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -116,7 +117,8 @@ class VllmProcess:
             EngineError: the process ended.
         """
         answer: Future[Scored] = Future()
-        self._send(pack(rows).numpy().tobytes(), kwargs, answer)
+        request_id = self._send(pack(rows).numpy().tobytes(), kwargs, answer)
+        answer.add_done_callback(partial(self._answered, request_id))
         return answer
 
     def ask_statistics(self) -> Future[dict[str, Any]]:
@@ -129,7 +131,11 @@ class VllmProcess:
         self._send(b"", {}, answer)
         return answer
 
-    def _send(self, prompt: bytes, kwargs: dict[str, Any], answer: Future[Any]) -> None:
+    def _answered(self, request_id: int, answer: Future[Scored]) -> None:
+        if answer.cancelled() and self._pending.pop(request_id, None) is not None:
+            self._outgoing.put(msgspec.msgpack.encode(Ask(request_id, dropped=True)))
+
+    def _send(self, prompt: bytes, kwargs: dict[str, Any], answer: Future[Any]) -> int:
         request_id = next(self._ids)
         message = msgspec.msgpack.encode(Ask(request_id, prompt, kwargs))
         with self._gate:
@@ -137,6 +143,7 @@ class VllmProcess:
                 raise EngineError(self._end)
             self._pending[request_id] = answer
             self._outgoing.put(message)
+        return request_id
 
     def kill(self, cause: str) -> None:
         """End a process that hangs, at once; who waits gets an error that says why."""

@@ -38,6 +38,7 @@ class Worker:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._sending = threading.Lock()
+        self._answers: dict[int, Future[Scored]] = {}
 
     def run(self) -> int:
         """Serve until the parent goes away; the exit status."""
@@ -73,6 +74,10 @@ class Worker:
             self._send(Reply(BEAT, stalled_s=engine.stalled_s))
 
     def _take(self, engine: VllmEngine, ask: Ask) -> None:
+        if ask.dropped:
+            if (dropped := self._answers.get(ask.id)) is not None:
+                dropped.cancel()
+            return
         if not ask.prompt:
             self._send(self._statistics(engine, ask.id))
             return
@@ -84,6 +89,7 @@ class Worker:
             self._send(Reply(ask.id, error=str(error)))
             # The parent starts a dead engine again with its process.
             raise EOFError from error
+        self._answers[ask.id] = answer
         answer.add_done_callback(partial(self._answer, ask.id))
 
     def _statistics(self, engine: VllmEngine, request_id: int) -> Reply:
@@ -93,6 +99,9 @@ class Worker:
             return Reply(request_id, error=str(error))
 
     def _answer(self, request_id: int, answer: Future[Scored]) -> None:
+        self._answers.pop(request_id, None)
+        if answer.cancelled():
+            return
         error = answer.exception()
         if error is not None:
             self._send(Reply(request_id, error=str(error)))

@@ -34,11 +34,13 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False):
     id: no other one of the moment.
     prompt: float32 [R, 4], from `vllm_plugin.prompt.pack`; empty to ask for statistics.
     kwargs: from `vllm_plugin.pooling_request`.
+    dropped: nobody waits any more for the answer to the request of this id.
     """
 
     id: int
-    prompt: bytes
-    kwargs: dict[str, Any]
+    prompt: bytes = b""
+    kwargs: dict[str, Any] = {}
+    dropped: bool = False
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):

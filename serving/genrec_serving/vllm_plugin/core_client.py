@@ -123,6 +123,10 @@ class CoreClient:
             )
         )
 
+    def drop(self, request_id: str) -> None:
+        """Forget a request, wherever it is; one that is answered already is none."""
+        self._core.abort_requests([request_id])
+
     def step(self) -> Iterator[Answer]:
         """Run one step of all requests; gives those that it finished."""
         for output in self._core.get_output().outputs:

@@ -77,6 +77,11 @@ class WatchedClient(CoreClient):
             del self._asked[request_id]
             raise
 
+    def drop(self, request_id: str) -> None:
+        """As the base class says."""
+        self._asked.pop(request_id, None)
+        super().drop(request_id)
+
     def step(self) -> Iterator[Answer]:
         """As the base class says."""
         start = time.perf_counter()
