@@ -63,7 +63,7 @@ class ServerOptions:
         second_engine: see `start_strategies`.
         threads: CPU threads of an engine.
         dtype, page_rows, host_cache_mb, engine_requests, step_rows, engine_processes, model_runner,
-            item_cache: see `VllmOptions`.
+            fp8_pages, item_cache: see `VllmOptions`.
         cache_budget_mb, page_order, cache_state: see `VllmOptions`; the last is a folder with one
             for each model name.
         downloads: where artifacts of the registry are put; under the project's home where None.
@@ -103,6 +103,7 @@ class ServerOptions:
     cache_budget_mb: int | None = None
     page_order: str = "return"
     engine_processes: int | None = None
+    fp8_pages: bool = False
     model_runner: ModelRunner = "v1"
     hang_s: float = 30.0
     downloads: Path | None = None
@@ -181,6 +182,7 @@ def vllm_options(options: ServerOptions) -> VllmOptions:
         threads=options.threads,
         dtype=options.dtype,
         processes=options.engine_processes,
+        fp8_pages=options.fp8_pages,
         model_runner=options.model_runner,
         item_cache=options.item_cache,
         cache_state=None if state is None else str(state / options.model_name),
@@ -389,6 +391,9 @@ def main(
             min=0, help="vllm: engines, each a process; 0: in the server's; as the device"
         ),
     ] = None,
+    fp8_pages: Annotated[
+        bool, typer.Option("--fp8-pages", help="vllm: keys and values in eight bits; CPU only")
+    ] = False,
     model_runner: Annotated[
         ModelRunner, typer.Option(help="vllm: v1, or v2, which needs Triton")
     ] = "v1",
@@ -452,6 +457,7 @@ def main(
         cache_budget_mb=cache_budget_mb,
         page_order=page_order,
         engine_processes=engine_processes,
+        fp8_pages=fp8_pages,
         model_runner=model_runner,
         hang_s=hang_s,
         downloads=downloads,

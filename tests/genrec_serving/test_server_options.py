@@ -70,7 +70,7 @@ def test_the_command_line(monkeypatch) -> None:
 
 def test_what_vllm_is_told(monkeypatch) -> None:
     arguments = "--artifact x --dtype bfloat16 --page-rows 32 --engine-requests 128 --threads 2"
-    arguments += " --host-cache-mb 512 --model-runner v2"
+    arguments += " --host-cache-mb 512 --model-runner v2 --fp8-pages"
     more = "--step-rows 9000 --engine-processes 2 --kv-cache-mb 7 --item-cache 0.2 --cache-state s"
     (options,) = run(monkeypatch, None, *arguments.split(), *more.split())[1]
     assert server.vllm_options(options) == VllmOptions(
@@ -78,6 +78,7 @@ def test_what_vllm_is_told(monkeypatch) -> None:
         page_rows=32,
         host_cache_mb=512,
         model_runner="v2",
+        fp8_pages=True,
         max_requests=128,
         max_step_rows=9000,
         threads=2,

@@ -68,6 +68,7 @@ class VllmOptions:
             engine that died then gives back, and 0 on a CPU.
         passes: how rows run through the layers, see `vllm_plugin.passes`; None for graphs on a
             GPU and plain ones on a CPU.
+        fp8_pages: keep keys and values in eight bits (see `vllm_plugin.fp8_pages`); on a CPU only.
         model_runner: of vLLM: "v1", which all versions have, or "v2", which needs Triton.
         item_cache: of the item table, see `ItemCacheOptions.parse`.
         cache_state: folder in which the engine keeps what its caches learnt, so that the next one
@@ -91,6 +92,7 @@ class VllmOptions:
     dtype: str | None = None
     passes: str | None = None
     processes: int | None = None
+    fp8_pages: bool = False
     model_runner: str = "v1"
     item_cache: str = "auto"
     cache_state: str | None = None
@@ -146,7 +148,13 @@ class VllmOptions:
         )
 
     def for_device(self, *, cuda: bool) -> VllmOptions:
-        """Nothing left open."""
+        """Nothing left open.
+
+        Raises:
+            ConfigError: the device cannot do what is asked for.
+        """
+        if cuda and self.fp8_pages:
+            raise ConfigError("pages in fp8 run on a CPU only: the GPU's kernels do not read them")
         return replace(
             self,
             page_rows=self.page_rows or (64 if cuda else 16),
@@ -407,6 +415,7 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
             dtype=options.dtype,
             passes=options.passes,
             item_cache=items,
+            fp8_pages=options.fp8_pages,
         ),
     )
     engine = LLMEngine.from_engine_args(arguments)
@@ -428,7 +437,7 @@ def host_transfer(config: HSTUConfig, options: VllmOptions) -> KVTransferConfig 
     from vllm.config import KVTransferConfig
 
     assert options.page_rows is not None
-    width = getattr(torch, options.dtype or "float32").itemsize
+    width = 1 if options.fp8_pages else getattr(torch, options.dtype or "float32").itemsize
     # Keys and values of all layers, and the time.
     row_bytes = 2 * config.num_layers * config.num_heads * config.head_dim * width + 8
     slots = (options.host_cache_mb << 20) // (row_bytes * options.page_rows)

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import torch
 
+from genrec_serving.vllm_plugin.fp8_pages import FP8
 from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions
 from genrec_serving.vllm_plugin.passes import Mode
 
@@ -26,14 +27,20 @@ class ComputeOptions:
     Args:
         dtype: of weights, hidden rows, keys and values.
         passes: see `Passes`.
+        page_dtype: of keys and values in pages; as `dtype`, or float8 (see `fp8_pages`).
     """
 
     dtype: torch.dtype
     passes: Mode
+    page_dtype: torch.dtype
 
 
 def additional_config(
-    *, dtype: str, passes: str, item_cache: ItemCacheOptions | None = None
+    *,
+    dtype: str,
+    passes: str,
+    item_cache: ItemCacheOptions | None = None,
+    fp8_pages: bool = False,
 ) -> dict[str, Any]:
     """What to give vLLM as ``additional_config``.
 
@@ -45,12 +52,15 @@ def additional_config(
     if passes not in get_args(Mode):
         raise ValueError(f"no mode {passes!r} of passes: use one of {', '.join(get_args(Mode))}")
     cache = {} if item_cache is None else item_cache.as_config()
-    return {_KEY: {"dtype": dtype, "passes": passes, **cache}}
+    return {_KEY: {"dtype": dtype, "passes": passes, "fp8_pages": fp8_pages, **cache}}
 
 
 def compute_options(vllm_config: Any) -> ComputeOptions:
     """The reverse; plain float32 where vLLM was started without."""
     given = vllm_config.additional_config.get(_KEY, {})
+    dtype = DTYPES[given.get("dtype", "float32")]
     return ComputeOptions(
-        dtype=DTYPES[given.get("dtype", "float32")], passes=given.get("passes", "plain")
+        dtype=dtype,
+        passes=given.get("passes", "plain"),
+        page_dtype=FP8 if given.get("fp8_pages") else dtype,
     )

@@ -22,6 +22,7 @@ from genrec_model.hstu.layer import HSTULayer
 from genrec_serving.next_item import NextItem
 from genrec_serving.vllm_plugin.attention_backend import PagedHSTUAttention, PageMetadata
 from genrec_serving.vllm_plugin.compute import compute_options
+from genrec_serving.vllm_plugin.fp8_pages import FP8, page_scales
 from genrec_serving.vllm_plugin.host_connector import host_copies
 from genrec_serving.vllm_plugin.host_copies import HostCopies
 from genrec_serving.vllm_plugin.item_rows import ItemRows, item_cache_options
@@ -56,7 +57,9 @@ class GenrecHSTU(nn.Module):
         self.compute = compute_options(vllm_config)
         self.hstu = HSTU(config).to(self.compute.dtype)
         self.attention = nn.ModuleList(
-            PagedHSTUAttention(config, self.compute.dtype, prefix=f"{prefix}layers.{i}.attention")
+            PagedHSTUAttention(
+                config, self.compute.page_dtype, prefix=f"{prefix}layers.{i}.attention"
+            )
             for i in range(config.num_layers)
         )
         self.timestamps = TimestampPages(prefix=f"{prefix}layers.{config.num_layers}.timestamps")
@@ -245,6 +248,7 @@ class GenrecHSTU(nn.Module):
         passes = self.__dict__.get("_passes")
         return {
             "dtype": str(self.compute.dtype).removeprefix("torch."),
+            "page_dtype": str(self.compute.page_dtype).removeprefix("torch."),
             "passes": self.compute.passes,
             "graphs": 0 if passes is None else passes.captured,
             "item_cache": None if self.item_rows is None else self.item_rows.statistics(),
@@ -269,5 +273,8 @@ class GenrecHSTU(nn.Module):
                 raise ValueError(f"model.safetensors has {name}, which the model lacks")
             parameters[name].data.copy_(value)
             loaded.add(f"hstu.{name}")
+        if self.compute.page_dtype == FP8:
+            for layer, scales in page_scales(self.hstu).items():
+                self._paged[layer].scales = scales
         self.item_rows = ItemRows(self.hstu, self._item_cache)
         return loaded

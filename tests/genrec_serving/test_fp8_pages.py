@@ -1,0 +1,101 @@
+"""Keys and values in eight bits. What they cost a trained model, `bench.page_quality` tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from genrec_model.errors import ConfigError
+from genrec_serving.engines.interface import RankCall, RecommendCall, ScoringEngine
+from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.vllm_plugin.fp8_pages import FP8, LARGEST, gathered, narrow, page_scales, widen
+
+NONE = np.empty(0, np.int64)
+
+
+def test_a_number_comes_back_within_a_sixteenth() -> None:
+    torch.manual_seed(0)
+    k, v = torch.randn(16, 3, 8) * 5, torch.randn(16, 3, 8) / 50
+    scales = torch.stack([x.abs().amax(dim=(0, 2)) / LARGEST for x in (k, v)])
+    bits = torch.cat([narrow(k, scales[0]), narrow(v, scales[1])], dim=-1)
+    page = bits.transpose(0, 1)[None].contiguous().view(FP8)
+    back = widen(page, scales, torch.float32)[0].transpose(0, 1)
+    for found, wanted, scale in zip(back.chunk(2, dim=-1), (k, v), scales, strict=True):
+        # Very small ones are off by half of the smallest step.
+        allowed = wanted.abs() / 16 + scale[:, None] * 2**-10
+        assert ((found - wanted).abs() <= allowed).all()
+
+
+def test_what_is_too_large_is_cut() -> None:
+    scale = torch.ones(1)
+    found = narrow(torch.tensor([[[1e9, -1e9]]]), scale).view(FP8).float()
+    assert found.tolist() == [[[LARGEST, -LARGEST]]]
+
+
+def test_only_pages_that_are_read_are_widened() -> None:
+    pages = torch.arange(6.0)[:, None, None, None].expand(6, 2, 16, 8).to(FP8)
+    table = torch.tensor([[5, 2], [2, 4]], dtype=torch.int32)
+    found, places = gathered(pages, table, torch.ones(2, 2), torch.float32)
+    assert len(found) == 3
+    assert found[places.long()][..., 0, 0, 0].tolist() == [[5, 2], [2, 4]]
+
+
+def test_scales_are_of_the_model_and_leave_room(served_artifact) -> None:
+    model = served_artifact.load_model()
+    first, again = page_scales(model), page_scales(model)
+    assert list(first) == list(model.layers)
+    for layer in model.layers:
+        assert first[layer].shape == (2, model.config.num_heads)
+        assert (first[layer] > 0).all()
+        assert torch.equal(first[layer], again[layer])
+
+
+def test_a_gpu_refuses_them() -> None:
+    with pytest.raises(ConfigError, match="on a CPU only"):
+        VllmOptions(fp8_pages=True).for_device(cuda=True)
+    assert VllmOptions(fp8_pages=True).for_device(cuda=False).fp8_pages
+
+
+@pytest.fixture(scope="session")
+def fp8_engine(odd_engine, served_artifact) -> Iterator[ScoringEngine]:
+    """It asks for the other engines so that all are closed at the end: closing one ends all."""
+    from genrec_serving.engines.vllm_engine import VllmEngine
+
+    engine = VllmEngine(
+        served_artifact, version="1", options=VllmOptions(kv_cache_mb=1, fp8_pages=True)
+    )
+    yield engine
+    engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("events", [0, 15, 16, 47, 300])
+async def test_scores_are_near_and_the_same_fresh_and_cached(fp8_engine, truth, events) -> None:
+    candidates = np.arange(3, 53)
+    for seed in range(3):
+        rows = truth.rows(events, seed=seed)
+        call = RankCall(rows=rows, now=truth.now, candidates=candidates)
+        fresh, cached = await fp8_engine.rank(call), await fp8_engine.rank(call)
+        assert cached.cached_rows == (len(rows.items) - 1) // 16 * 16
+        truth.assert_same(cached, fresh)
+        wanted = truth.rank(rows, candidates)
+        for name in ("scores", "task_logits"):
+            found, exact = getattr(fresh, name), getattr(wanted, name)
+            assert np.abs(found - exact).mean() < 0.05 * exact.std()
+        best = await fp8_engine.recommend(
+            RecommendCall(rows=rows, now=truth.now, k=10, exclude=NONE)
+        )
+        assert len(set(best.items.tolist()) & set(truth.recommend(rows, 10).items.tolist())) >= 8
+
+
+@pytest.mark.slow
+def test_pages_are_a_quarter(fp8_engine, vllm_engine) -> None:
+    pages = [
+        engine._engine._core.engine_core.scheduler.kv_cache_manager.block_pool.num_gpu_blocks
+        for engine in (fp8_engine, vllm_engine)
+    ]
+    assert pages[0] > 3.5 * pages[1]
+    assert fp8_engine.current_statistics()["page_dtype"] == "float8_e4m3fn"
