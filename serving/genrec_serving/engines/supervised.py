@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 HANG_S = 30.0
 #: Between two looks at an engine that nobody asks anything else.
 _LOOK_S = 0.5
+#: Between the two looks that it takes: an engine that lives says so twice as often.
+_SECOND_LOOK_S = 1.0
 #: For the first answer of an engine, which may compile and capture.
 _SECONDS_TO_PROVE = 900
 #: Engines that may hang in this process before it is to be replaced.
@@ -97,6 +99,7 @@ class SupervisedEngine(ScoringEngine):
         self._proven = False
         #: Engines that hang in this process, and keep what they hold.
         self._stuck = 0
+        self._suspected_at: float | None = None
         self._restarts = 0
         self._retry_at = 0.0
         self._cause = ""
@@ -174,7 +177,14 @@ class SupervisedEngine(ScoringEngine):
                 await asyncio.wait({self._restart})
 
     def _hangs(self) -> bool:
-        return self._proven and 0 < self._hang_s <= self._engine.stalled_s
+        """Whether it is so in two looks: where this process was stopped too, one is not enough."""
+        if not self._proven or not 0 < self._hang_s <= self._engine.stalled_s:
+            self._suspected_at = None
+            return False
+        now = self._clock()
+        if self._suspected_at is None:
+            self._suspected_at = now
+        return now - self._suspected_at >= _SECOND_LOOK_S
 
     def _running(self) -> ScoringEngine:
         if not self.healthy:
@@ -201,6 +211,7 @@ class SupervisedEngine(ScoringEngine):
     def _begin_restart(self, cause: str) -> None:
         self._cause = cause
         self._proven = False
+        self._suspected_at = None
         logger.error("engine %s is started again: %s", self.name, cause)
         self._restart = asyncio.create_task(self._start_again())
 
