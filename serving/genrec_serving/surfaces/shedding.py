@@ -19,7 +19,7 @@ PERIOD_S = 60.0
 #: Seconds after which the share is looked at again.
 _WINDOW_S = 0.5
 #: By which the share grows in a window in which nobody was refused.
-_GROWTH = 1.05
+_GROWTH = 1.1
 #: Never fewer than one in a hundred, so that it is found out when there is room again.
 _LEAST = 0.01
 #: Share of the longest wait beyond which no more are let in.
@@ -39,6 +39,7 @@ class Shedding:
         self._window_ends = clock() + _WINDOW_S
         self._passed = self._turned_away = 0
         self._pressure = 0.0
+        self._was_full = False
         self._nobodies = itertools.count()
 
     @property
@@ -79,10 +80,13 @@ class Shedding:
         # Windows in which nobody came were quiet too.
         quiet = min(int((now - self._window_ends) / _WINDOW_S), 1000)
         if self._turned_away:
-            fitted = self._passed / (self._passed + self._turned_away)
-            self._share = max(self._share * max(fitted, 0.5), _LEAST)
+            # A moment's burst is the queue's business.
+            if self._was_full and not quiet:
+                fitted = self._passed / (self._passed + self._turned_away)
+                self._share = max(self._share * max(fitted, 0.5), _LEAST)
         elif self._pressure < _ENOUGH:
             quiet += 1
+        self._was_full = bool(self._turned_away)
         self._share = min(self._share * _GROWTH**quiet, 1.0)
         self._window_ends = now + _WINDOW_S
         self._passed = self._turned_away = 0

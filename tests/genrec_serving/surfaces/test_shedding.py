@@ -47,6 +47,14 @@ def test_the_share_follows_the_room() -> None:
     assert counts[-1] == 1000
 
 
+def test_a_moments_burst_refuses_nobody_whose_turn_it_was() -> None:
+    clock = Clock()
+    shedding = Shedding(clock)
+    for room in (1000, 200, 1000, 900, 1000):
+        round_of(shedding, clock, room=room)
+    assert shedding.share == 1
+
+
 def test_one_who_has_a_turn_keeps_it_and_all_have_one() -> None:
     clock = Clock()
     shedding = Shedding(clock)
