@@ -48,6 +48,11 @@ def set_backend(backend: Backend | None) -> None:
     _preferred.set(None if backend is None else _known(backend))
 
 
+def preferred_backend() -> Backend | None:
+    """What `set_backend` or `use_backend` forces here."""
+    return _preferred.get()
+
+
 @contextmanager
 def use_backend(backend: Backend | None) -> Iterator[None]:
     """Force a backend inside a ``with`` block (None: choose automatically there).

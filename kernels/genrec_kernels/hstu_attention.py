@@ -63,8 +63,8 @@ def hstu_attention(
         max_rows: at least the rows of the longest sequence. Without it they are read from
             `rows`, which waits for the GPU once a batch and cannot be captured in a graph.
         time_plan: from `plan_times`, so that the layers of a model share one; else it is made here.
-        backend: forces one; see `genrec_kernels.dispatch`. `cutlass` has no bias and no gradient
-            of its own (Triton's is taken), and needs a Hopper GPU.
+        backend: forces one; see `genrec_kernels.dispatch`. `cutlass` needs a Hopper GPU and
+            has no gradient of its own: Triton's is taken.
 
     Returns:
         [R, H, Dv] in the dtype of v.
@@ -138,7 +138,7 @@ def _check(
 
 def _chosen(q: Tensor, v: Tensor, bias: RelativeBias | None, forced: str | None) -> Backend:
     """The backend of a forward."""
-    problem = unsupported(q, v, bias=bias is not None)
+    problem = unsupported(q, v, num_buckets=0 if bias is None else bias.time.shape[0])
     offered = _with_gradient(q, v, bias)
     if problem is None:
         return choose_backend("hstu_attention", q.device, ("cutlass", *offered), forced=forced)
@@ -192,6 +192,8 @@ def _hstu_attention(
             alpha=alpha,
             norm_length=norm_length,
             window=window,
+            bias=bias,
+            times=None if seconds is None or buckets is None else TimePlan(seconds, buckets),
         )
     if chosen == "triton":
         from genrec_kernels.triton import hstu_attention as kernels

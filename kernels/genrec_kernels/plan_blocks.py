@@ -1,8 +1,8 @@
-"""Blocks of rows that a `TimePlan` is made of."""
+"""Numbers that planning a bias and the attention kernels must agree on."""
 
 from __future__ import annotations
 
-#: Rows of a block.
+#: Rows of a block of a `TimePlan`.
 BLOCK_ROWS = 32
 #: Blocks of the longest side that a tile of scores may have.
 EDGE_BLOCKS = 4
@@ -12,6 +12,10 @@ UNORDERED = 0xFF00
 NEVER_SEEN = 0x00FF
 #: Seconds are kept from the middle of a sequence's times, cut to this.
 FARTHEST = 2**30 - 1
+#: Cells of time differences: none, then 8 for each octave up to 2^31.
+TIME_CELLS = 1 + 31 * 8
+#: Most bucket boundaries in a tile's time differences that are compared one by one.
+MOST_STEPS = 4
 
 
 def num_blocks(rows: int) -> int:

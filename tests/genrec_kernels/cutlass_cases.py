@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 from genrec_kernels.cutlass.library import compiled_kernels
+from genrec_kernels.cutlass.variants import all_variants
 from genrec_kernels.dispatch import BackendUnavailable, backend_problem, use_backend
 from genrec_kernels.hstu_attention import hstu_attention
 from genrec_kernels.jagged import JaggedRows
+from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 
 GPU = torch.device("cuda", 0)
 PROBLEM = backend_problem("cutlass", GPU) if torch.cuda.is_available() else "it needs an NVIDIA GPU"
 pytestmark = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
 
 TOLERANCE = {torch.bfloat16: 3e-3, torch.float16: 5e-4}
+NUM_BUCKETS = 64
 LAYOUTS = {
     "one row": [(1, 0)],
     "one candidate": [(0, 1)],
@@ -38,6 +41,7 @@ class Case:
         width: int = 128,
         heads: int = 3,
         window: int | None = None,
+        with_bias: bool = False,
         max_rows: int | None = None,
         seed: int = 0,
     ):
@@ -52,6 +56,14 @@ class Case:
         limits = [x for h, c in layout for x in [*range(h), *[h] * c]]
         self.limits = torch.tensor(limits, device=GPU)
         self.window = window
+        gaps = torch.randint(0, 40_000, (total,), device=GPU, generator=random)
+        self.times = 1_700_000_000 + (gaps * (gaps % 4 == 0)).cumsum(0)
+        self.bias = None
+        if with_bias:
+            position, time = (
+                torch.randn(n, device=GPU, generator=random) for n in (900, NUM_BUCKETS)
+            )
+            self.bias = RelativeBias(position, time, time_bucket_boundaries(NUM_BUCKETS).to(GPU))
         self.max_rows = max_rows
 
     def run(self, backend: str | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -59,7 +71,8 @@ class Case:
             *(q, k, v),
             rows=self.rows,
             key_limits=self.limits,
-            timestamps=torch.zeros_like(self.limits),
+            timestamps=self.times,
+            bias=self.bias,
             alpha=q.shape[2] ** -0.5,
             norm_length=64,
             window=self.window,
@@ -91,6 +104,13 @@ def test_layouts(layout: list[tuple[int, int]], width: int) -> None:
 @pytest.mark.parametrize("window", [1, 100, 5000])
 def test_windows(window: int, width: int) -> None:
     Case(LAYOUTS["long"], window=window, width=width).check()
+
+
+@pytest.mark.parametrize("width", [64, 128, 256])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_bias(layout: list[tuple[int, int]], width: int) -> None:
+    Case(layout, width=width, with_bias=True).check()
+    Case(layout, width=width, with_bias=True, window=70).check()
 
 
 @pytest.mark.parametrize("width", [64, 128, 256])
@@ -176,4 +196,4 @@ def test_a_copy_is_made_where_the_copy_engine_cannot_read() -> None:
 
 
 def test_all_variants_were_compiled() -> None:
-    assert len(compiled_kernels()) == 16
+    assert set(compiled_kernels()) == {variant.name for variant in all_variants()}

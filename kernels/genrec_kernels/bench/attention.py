@@ -116,7 +116,9 @@ def baselines(case: AttentionCase, inputs: AttentionInputs, *, slow: bool) -> di
         out["triton"] = measure(launch(case, replace(inputs, backend="triton")))[0]
     if case.bias:
         without = replace(case, bias=False)
-        out["triton without bias"] = measure(launch(without, replace(inputs, bias=None)))[0]
+        out[f"{inputs.backend} without bias"] = measure(
+            launch(without, replace(inputs, bias=None))
+        )[0]
     scores = case.batch * case.heads * case.longest**2
     if case.direction == "fwd" and scores <= MOST_SCORES and inputs.backend == "triton":
         out["torch"] = measure(lambda: plain(inputs), graph=False)[0]
@@ -156,7 +158,7 @@ def main() -> None:
     backend: Backend = options.backend
     chosen = [(c, torch.bfloat16) for c in cases() if options.match in c.name]
     if backend == "cutlass":
-        chosen = [(c, dtype) for c, dtype in chosen if c.direction == "fwd" and not c.bias]
+        chosen = [(c, dtype) for c, dtype in chosen if c.direction == "fwd"]
     chosen += [
         (replace(c, suffix=f"{c.suffix}-{_SHORT[dtype]}"), dtype)
         for c, _ in list(chosen)

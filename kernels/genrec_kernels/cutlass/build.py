@@ -49,7 +49,7 @@ def compile_variant(variant: AttentionVariant) -> BuiltKernel:
     # The DSL reads the target from here when it is imported; without one it asks for a GPU.
     os.environ.setdefault("CUTE_DSL_ARCH", ARCHITECTURE)
     import cutlass
-    from cutlass import Float32, Int32, Int64, cute
+    from cutlass import Float32, Int16, Int32, Int64, cute
     from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream, make_fake_tensor
 
     from genrec_kernels.cutlass.hstu_forward_sm90 import HSTUForwardSm90
@@ -70,6 +70,21 @@ def compile_variant(variant: AttentionVariant) -> BuiltKernel:
         return make_fake_compact_tensor(dtype, (size,), assumed_align=dtype.width // 8)
 
     kernel = HSTUForwardSm90(variant)
+    tables: list[Any] = [None] * 4
+    if variant.bias:
+        blocks = open_size("blocks")
+        tables = [
+            vector(Int32, rows),
+            make_fake_compact_tensor(
+                Int16, (open_size("B"), blocks, blocks), stride_order=(2, 1, 0), assumed_align=2
+            ),
+            make_fake_compact_tensor(
+                Float32, (open_size("positions"), 2), stride_order=(1, 0), assumed_align=8
+            ),
+            make_fake_compact_tensor(
+                Int32, (open_size("cells"), 4), stride_order=(1, 0), assumed_align=16
+            ),
+        ]
     out_strides = (open_size("out_row", 8), width, 1)
     with TemporaryDirectory() as dumps:
         compiled = cute.compile(
@@ -80,6 +95,7 @@ def compile_variant(variant: AttentionVariant) -> BuiltKernel:
             vector(Int64, open_size("B")),
             vector(Int64, rows),
             vector(Int32, 1),
+            *tables,
             *[Int32(1)] * 3,
             *[Float32(1.0)] * 2,
             make_fake_stream(),

@@ -13,8 +13,10 @@ from torch import Tensor
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.cutlass.claims import claim_counter
 from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels, launch
-from genrec_kernels.cutlass.parameters import forward_parameters
+from genrec_kernels.cutlass.parameters import BiasParameters, forward_parameters
 from genrec_kernels.cutlass.variants import ELEMENTS, WIDTHS, variant_of
+from genrec_kernels.relative_bias import RelativeBias
+from genrec_kernels.time_plan import MAX_TRITON_BUCKETS, TimePlan
 
 #: Keys and values of sequences and heads that run side by side should stay in the L2 cache.
 _L2_BYTES = 32 * 2**20
@@ -23,11 +25,11 @@ _ALIGNMENT = 16
 MOST_SEQUENCES = 32
 
 
-def unsupported(q: Tensor, v: Tensor, *, bias: bool) -> str | None:
+def unsupported(q: Tensor, v: Tensor, *, num_buckets: int) -> str | None:
     """Why no compiled kernel takes these inputs, whatever the GPU; None if one does."""
     width = q.shape[2]
-    if bias:
-        return "its kernels have no bias"
+    if num_buckets > MAX_TRITON_BUCKETS:
+        return f"its kernels take at most {MAX_TRITON_BUCKETS} time buckets, not {num_buckets}"
     if q.dtype not in ELEMENTS or width not in WIDTHS or v.shape[2] != width:
         return (
             f"its kernels take bfloat16 and float16, and heads of {', '.join(map(str, WIDTHS))}, "
@@ -48,6 +50,8 @@ def forward(
     alpha: float,
     norm_length: int,
     window: int | None,
+    bias: RelativeBias | None = None,
+    times: TimePlan | None = None,
     kernel: CompiledKernel | None = None,
 ) -> Tensor:
     """As `genrec_kernels.hstu_attention`.
@@ -58,6 +62,7 @@ def forward(
         histories: int64 [B], history rows of each sequence.
         key_limits: int64 [R].
         max_rows: at least the rows of the longest sequence.
+        bias, times: with a bias, also the batch's time plan.
         kernel: instead of the one for these inputs, for tuning.
 
     Returns:
@@ -65,7 +70,11 @@ def forward(
     """
     if kernel is None:
         variant = variant_of(
-            ELEMENTS[q.dtype], q.shape[2], window=window is not None, max_rows=max_rows
+            ELEMENTS[q.dtype],
+            q.shape[2],
+            bias=bias is not None,
+            window=window is not None,
+            max_rows=max_rows,
         )
         kernel = compiled_kernels()[variant.name]
     variant = kernel.variant
@@ -87,6 +96,7 @@ def forward(
             histories=histories.contiguous(),
             key_limits=key_limits.contiguous(),
             claimed=claim_counter(q.device),
+            bias=None if bias is None else _bias_parameters(bias, times, alpha),
             group=max(group, 1),
             window=window or 0,
             half_alpha=alpha / 2,
@@ -97,11 +107,19 @@ def forward(
     return out
 
 
+def _bias_parameters(bias: RelativeBias, times: TimePlan | None, alpha: float) -> BiasParameters:
+    from genrec_kernels.triton.bias_tables import make_bias_tables
+
+    if times is None:
+        raise ValueError("the CUTLASS kernels need a time plan with the bias: see plan_times")
+    return BiasParameters(*times, *make_bias_tables(bias, 1 / alpha))
+
+
 def _for_tma(x: Tensor) -> Tensor:
     """The tensor itself if TMA can read it, else a copy."""
     strides = (x.stride(0) * x.element_size(), x.stride(1) * x.element_size())
     aligned = all(n % _ALIGNMENT == 0 for n in (x.data_ptr(), *strides))
-    return x if aligned and x.stride(2) == 1 else x.contiguous()
+    return x if aligned and x.stride(2) == 1 else x.clone(memory_format=torch.contiguous_format)
 
 
 @cache

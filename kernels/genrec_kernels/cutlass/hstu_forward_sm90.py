@@ -27,6 +27,7 @@ from cutlass.memory import SmemAllocator
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as sm90
 
+from genrec_kernels.cutlass.bias import fill_bias
 from genrec_kernels.cutlass.key_tiles import key_tiles, limits_of_rows, tile_at, warp_group_steps
 from genrec_kernels.cutlass.scores import masked_silu, silu, zero_rows
 from genrec_kernels.cutlass.variants import GROUP_ROWS, AttentionVariant
@@ -35,7 +36,7 @@ from genrec_kernels.cutlass.work import find_tile, tiles_of_lane
 WARP = 32
 WARP_GROUP = 128
 #: What the loading warp tells the computing ones of a tile of rows, and of its keys.
-TILE_WORDS = 9
+TILE_WORDS = 10
 #: Registers that a thread of the loading warp group keeps, and of a computing one gets, by
 #: computing groups of a block and blocks of a multiprocessor, which has 65,536.
 _REGISTERS = {(1, 2): (56, 200), (1, 3): (24, 136), (2, 1): (24, 240), (3, 1): (32, 160)}
@@ -64,6 +65,10 @@ class HSTUForwardSm90:
         histories: cute.Tensor,
         limits: cute.Tensor,
         claimed: cute.Tensor,
+        seconds: cute.Tensor | None,
+        buckets: cute.Tensor | None,
+        pairs: cute.Tensor | None,
+        cells: cute.Tensor | None,
         blocks: Int32,
         group: Int32,
         window: Int32,
@@ -80,6 +85,7 @@ class HSTUForwardSm90:
             histories: int64 [B], history rows of each sequence.
             limits: int64 [R], as `key_limits` of the op.
             claimed: int32 [1], zero, and zero again afterwards: tiles that blocks have taken.
+            seconds, buckets, pairs, cells: of variants with a bias, see `bias.fill_bias`.
             blocks: how many run.
             group: sequences that run side by side, for the L2 cache: at most 32.
             window: read only by variants that have one.
@@ -137,6 +143,10 @@ class HSTUForwardSm90:
             histories,
             limits,
             claimed,
+            seconds,
+            buckets,
+            pairs,
+            cells,
             group,
             window,
             half_alpha,
@@ -166,6 +176,10 @@ class HSTUForwardSm90:
         histories: cute.Tensor,
         limits: cute.Tensor,
         claimed: cute.Tensor,
+        seconds: cute.Tensor | None,
+        buckets: cute.Tensor | None,
+        pairs: cute.Tensor | None,
+        cells: cute.Tensor | None,
         group: Int32,
         window: Int32,
         half_alpha: Float32,
@@ -224,7 +238,9 @@ class HSTUForwardSm90:
                 )
         else:
             cute.arch.setmaxregister_increase(self.registers[1])
+            tables = SimpleNamespace(seconds=seconds, buckets=buckets, pairs=pairs, cells=cells)
             self.compute(
+                tables,
                 sq,
                 sk,
                 sv,
@@ -346,7 +362,7 @@ class HSTUForwardSm90:
             if lane == 0:
                 words = (
                     *(start, num_rows, num_history, head, first_row),
-                    *(own_begin, own_end, begin, end),
+                    *(own_begin, own_end, begin, end, sequence),
                 )
                 for i in cutlass.range_constexpr(TILE_WORDS):
                     work[i, slot.index] = words[i]
@@ -403,6 +419,7 @@ class HSTUForwardSm90:
     @cute.jit
     def compute(
         self,
+        tables,
         sq: cute.Tensor,
         sk: cute.Tensor,
         sv: cute.Tensor,
@@ -425,7 +442,7 @@ class HSTUForwardSm90:
         thread = thread % WARP_GROUP
 
         # The flag that a product adds to its accumulator is set outside of loops.
-        first_mma = self._product_of(dtype, self.keys, OperandMajorMode.K, False)
+        first_mma = self._product_of(dtype, self.keys, OperandMajorMode.K, self.variant.bias)
         next_mma = self._product_of(dtype, self.keys, OperandMajorMode.K, True)
         pv_mma = self._product_of(dtype, self.variant.width, OperandMajorMode.MN, True)
         # Operands in shared memory are descriptors that a whole warp group shares.
@@ -451,6 +468,7 @@ class HSTUForwardSm90:
         v_get = v_ring.make_consumer()
         work_get = work_ring.make_consumer()
         row_limits = cute.make_rmem_tensor(cute.make_layout(2), Int32)
+        row_seconds = cute.make_rmem_tensor(cute.make_layout(2), Int32)
 
         running = Boolean(True)
         while running:
@@ -464,6 +482,7 @@ class HSTUForwardSm90:
             own_end = work[6, slot.index]
             begin = work[7, slot.index]
             end = work[8, slot.index]
+            sequence = work[9, slot.index]
             slot.release()
             running = start >= 0
             if running:
@@ -489,10 +508,14 @@ class HSTUForwardSm90:
                 row = first_row + row_of_thread
                 for i in cutlass.range_constexpr(2):
                     here = row + 8 * i
-                    row_limits[i] = Int32(0)
+                    # Rows past the sequence are computed, but not stored.
+                    row_limits[i] = num_history
+                    row_seconds[i] = Int32(0)
                     if here < num_rows:
                         limit = Int32(limits[start + here])
                         row_limits[i] = cutlass.min(cutlass.min(limit, here), num_history)
+                        if const_expr(self.variant.bias):
+                            row_seconds[i] = tables.seconds[start + here]
 
                 # What every step of this tile needs.
                 tile = SimpleNamespace(
@@ -514,6 +537,11 @@ class HSTUForwardSm90:
                     thread=thread,
                     window=window,
                     half_alpha=half_alpha,
+                    tables=tables,
+                    sequence=sequence,
+                    start=start,
+                    group_row=group_row,
+                    row_seconds=row_seconds,
                 )
                 q_place = q_get.wait_and_advance()
                 sums.fill(0.0)
@@ -525,14 +553,14 @@ class HSTUForwardSm90:
 
                 if unseen < steps:
                     # The first tile that is seen; it always needs a mask: it holds the last row.
-                    scores = qk_group.make_fragment_C(scores_shape)
+                    first_key = self.keys * tile_at(unseen, own_begin, own_end, end)
+                    scores = self._begin_scores(tile, first_key, True)
                     k_place = k_get.wait_and_advance()
                     warpgroup.fence()
                     _product(first_mma, next_mma, scores, rq, _stage(rk, k_place))
                     warpgroup.commit_group()
                     warpgroup.wait_group(0)
                     k_place.release()
-                    first_key = self.keys * tile_at(unseen, own_begin, own_end, end)
                     self._weigh(tile, scores, first_key, True)
                     _round_into(weights, scores)
 
@@ -564,7 +592,7 @@ class HSTUForwardSm90:
 
     def _step(self, tile, k_get, v_get, first_key, previous, masked):
         """Scores of one tile of keys, while the previous tile's values are added to the sums."""
-        scores = tile.qk_group.make_fragment_C(tile.scores_shape)
+        scores = self._begin_scores(tile, first_key, masked)
         k_place = k_get.wait_and_advance()
         warpgroup.fence()
         _product(tile.first_mma, tile.next_mma, scores, tile.rq, _stage(tile.rk, k_place))
@@ -582,6 +610,27 @@ class HSTUForwardSm90:
         v_place.release()
         _round_into(tile.weights, scores)
         return k_get, v_get
+
+    def _begin_scores(self, tile, first_key, masked):
+        """Registers for the scores of a tile of keys; what the product adds to, if to anything."""
+        scores = tile.qk_group.make_fragment_C(tile.scores_shape)
+        if const_expr(self.variant.bias):
+            fill_bias(
+                scores,
+                tile.tables,
+                tile.sequence,
+                tile.start,
+                tile.num_rows,
+                tile.group_row,
+                first_key,
+                tile.column,
+                tile.row_limits,
+                tile.row_seconds,
+                GROUP_ROWS,
+                self.keys,
+                masked,
+            )
+        return scores
 
     def _weigh(self, tile, scores, first_key, masked):
         """SiLU of a tile's scores, in place."""

@@ -8,6 +8,7 @@ and then its open sizes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -52,6 +53,28 @@ class Memory:
 Parameter = Boxes | Sizes | Memory | int | float
 
 
+class BiasParameters(NamedTuple):
+    """A layer's bias on a batch.
+
+    seconds, buckets: the batch's `TimePlan`.
+    pairs, cells: the layer's tables times 1 / alpha, see `triton.bias_tables.BiasTables`.
+    """
+
+    seconds: Tensor
+    buckets: Tensor
+    pairs: Tensor
+    cells: Tensor
+
+
+def _bias_parameters(bias: BiasParameters) -> list[Parameter]:
+    return [
+        Memory(bias.seconds, (bias.seconds.shape[0],)),
+        Memory(bias.buckets, (*bias.buckets.shape, *bias.buckets.stride()[:2])),
+        Memory(bias.pairs, (bias.pairs.shape[0],)),
+        Memory(bias.cells, (bias.cells.shape[0],)),
+    ]
+
+
 def forward_parameters(
     variant: AttentionVariant,
     *,
@@ -63,6 +86,7 @@ def forward_parameters(
     histories: Tensor,
     key_limits: Tensor,
     claimed: Tensor,
+    bias: BiasParameters | None,
     group: int,
     window: int,
     half_alpha: float,
@@ -83,6 +107,7 @@ def forward_parameters(
         Memory(histories, (histories.shape[0],)),
         Memory(key_limits, (rows,)),
         Memory(claimed),
+        *([] if bias is None else _bias_parameters(bias)),
         group,
         window,
         half_alpha,

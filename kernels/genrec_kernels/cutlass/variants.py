@@ -22,6 +22,7 @@ class AttentionVariant:
     Args:
         element: dtype of q, k, v and the output.
         width: width of a head, of keys and of values: 64, 128 or 256.
+        bias: whether scores get a position and time bias.
         window: whether rows see only their last `window` keys.
         short: whether it is for short sequences.
         groups: computing warp groups of a block, `GROUP_ROWS` query rows each.
@@ -32,6 +33,7 @@ class AttentionVariant:
 
     element: Element
     width: int
+    bias: bool
     window: bool
     short: bool
     groups: int
@@ -42,8 +44,9 @@ class AttentionVariant:
     @property
     def name(self) -> str:
         """Of its files. Tiles are left out, so that a name has one kernel."""
-        window, short = ("_window" if self.window else ""), ("_short" if self.short else "")
-        return f"hstu_forward_{self.element}_{self.width}{window}{short}"
+        parts = {"bias": self.bias, "window": self.window, "short": self.short}
+        options = "".join(f"_{part}" for part, present in parts.items() if present)
+        return f"hstu_forward_{self.element}_{self.width}{options}"
 
     @property
     def rows(self) -> int:
@@ -58,22 +61,25 @@ class AttentionVariant:
 
 #: Longest batch, in rows of its longest sequence, for which small tiles pay.
 SHORT_ROWS = 2048
-#: (warp groups, keys, stages, resident) for each width, as measured on an H200; where small
-#: tiles are faster for short sequences, those as well.
+#: (warp groups, keys, stages, resident) for each width, as measured on an H200; with small
+#: ones where those are faster for short sequences, and with a bias.
 _TILES = {64: (3, 128, 2, 1), 128: (3, 64, 3, 1), 256: (2, 64, 2, 1)}
 _SHORT_TILES = {64: (1, 64, 2, 3)}
+_BIAS_TILES = _TILES | {64: (3, 64, 4, 1)}
 WIDTHS = tuple(_TILES)
 
 
 def variant_of(
-    element: Element, width: int, *, window: bool, max_rows: int | None = None
+    element: Element, width: int, *, bias: bool, window: bool, max_rows: int | None = None
 ) -> AttentionVariant:
     """The variant for sequences of at most `max_rows` rows; None for long ones."""
     short = max_rows is not None and max_rows <= SHORT_ROWS and width in _SHORT_TILES
-    groups, keys, stages, resident = (_SHORT_TILES if short else _TILES)[width]
+    tiles = _SHORT_TILES if short else _BIAS_TILES if bias else _TILES
+    groups, keys, stages, resident = tiles[width]
     return AttentionVariant(
         element=element,
         width=width,
+        bias=bias,
         window=window,
         short=short,
         groups=groups,
@@ -86,9 +92,9 @@ def variant_of(
 def all_variants() -> list[AttentionVariant]:
     """What `python -m genrec_kernels.cutlass.build` compiles."""
     found = [
-        variant_of(element, width, window=window, max_rows=max_rows)
-        for element, width, window, max_rows in product(
-            ELEMENTS.values(), WIDTHS, (False, True), (None, SHORT_ROWS)
+        variant_of(element, width, bias=bias, window=window, max_rows=max_rows)
+        for element, width, bias, window, max_rows in product(
+            ELEMENTS.values(), WIDTHS, (False, True), (False, True), (None, SHORT_ROWS)
         )
     ]
     return list(dict.fromkeys(found))

@@ -111,14 +111,13 @@ def compute(op: tuple[str, ...], a: list[Lanes]) -> Lanes | None:
             count = np.minimum(a[1], bits - 1).astype(a[0].dtype)
             shifted = a[0] << count if name == "shl" else a[0] >> count
             gone = np.zeros_like(a[0]) if name == "shl" or op[-1][0] != "s" else shifted
-            found = np.where(a[1] >= bits, gone, shifted)
-            return found
+            return np.asarray(np.where(a[1] >= bits, gone, shifted))
         if name == "popc":
             return np.array([int(x).bit_count() for x in a[0]], np.uint32)
         if name == "div":
             return _truncated(a[0], a[1])
         if name == "rem":
-            return (a[0] - _truncated(a[0], a[1]) * a[1]).astype(a[0].dtype)
+            return np.asarray(a[0] - _truncated(a[0], a[1]) * a[1]).astype(a[0].dtype)
         if name == "cvt":
             return _convert(op, a)
     return None
@@ -126,7 +125,7 @@ def compute(op: tuple[str, ...], a: list[Lanes]) -> Lanes | None:
 
 def _multiply(op: tuple[str, ...], a: list[Lanes]) -> Lanes:
     if op[-1] == "f32":
-        return a[0] * a[1]
+        return np.asarray(a[0] * a[1])
     if op[1] == "hi":
         wide = a[0].astype(object) * a[1].astype(object)
         bits = a[0].dtype.itemsize * 8

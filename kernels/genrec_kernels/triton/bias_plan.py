@@ -40,14 +40,16 @@ def plan_tables(
     cells_ptr,
     num_positions,
     num_buckets,
+    scale,
     N: tl.constexpr,
 ):
-    """The tables of a layer as the attention kernels read them, halved.
+    """The tables of a layer as the attention kernels read them, times `scale`.
 
     Args:
         position_ptr, time_ptr: float32 [num_positions], [num_buckets].
         boundaries_ptr: int64 [num_buckets + 1].
-        pairs_ptr: to float32 [num_positions + 1, 2], see `half_position_bias`.
+        pairs_ptr: to float32 [num_positions + 1, 2], see `half_position_bias`, for
+            which `scale` is a half.
         cells_ptr: to int32 [TIME_CELLS + num_buckets + MOST_STEPS, 4], see `half_time_bias` and
             `add_half_time_bias`.
     """
@@ -56,8 +58,8 @@ def plan_tables(
     mask_N = distance_N <= num_positions
     here_N = tl.minimum(distance_N, num_positions - 1)
     less_N = tl.minimum(tl.maximum(distance_N - 1, 0), num_positions - 1)
-    tl.store(pairs_ptr + 2 * distance_N, 0.5 * tl.load(position_ptr + here_N), mask=mask_N)
-    tl.store(pairs_ptr + 2 * distance_N + 1, 0.5 * tl.load(position_ptr + less_N), mask=mask_N)
+    tl.store(pairs_ptr + 2 * distance_N, scale * tl.load(position_ptr + here_N), mask=mask_N)
+    tl.store(pairs_ptr + 2 * distance_N + 1, scale * tl.load(position_ptr + less_N), mask=mask_N)
     if tl.program_id(0) == 0:
         cell_C = tl.arange(0, 256)
         octave_C = (tl.maximum(cell_C - 1, 0) >> 3).to(tl.int64)
@@ -72,8 +74,8 @@ def plan_tables(
         bucket_C = exact_bucket(last_C, boundaries_ptr, num_buckets)
         begin_C = tl.load(boundaries_ptr + bucket_C).to(tl.int32)
         before_C = exact_bucket(least_C, boundaries_ptr, num_buckets)
-        before_C = 0.5 * tl.load(time_ptr + before_C)
-        from_C = 0.5 * tl.load(time_ptr + bucket_C)
+        before_C = scale * tl.load(time_ptr + before_C)
+        from_C = scale * tl.load(time_ptr + bucket_C)
         entry_C = cells_ptr + 4 * cell_C
         tl.store(entry_C, begin_C, mask=mask_C)
         tl.store(entry_C + 1, before_C.to(tl.int32, bitcast=True), mask=mask_C)
@@ -82,8 +84,8 @@ def plan_tables(
 
         bucket_B = tl.arange(0, 128)
         next_B = tl.minimum(bucket_B + 1, num_buckets - 1)
-        half_B = 0.5 * tl.load(time_ptr + tl.minimum(bucket_B, num_buckets - 1))
-        next_half_B = 0.5 * tl.load(time_ptr + next_B)
+        half_B = scale * tl.load(time_ptr + tl.minimum(bucket_B, num_buckets - 1))
+        next_half_B = scale * tl.load(time_ptr + next_B)
         begin_B = tl.load(boundaries_ptr + next_B).to(tl.int32)
         begin_B = tl.where(bucket_B + 1 < num_buckets, begin_B, 0x7FFFFFFF)
         entry_B = cells_ptr + 4 * (TIME_CELLS + bucket_B)

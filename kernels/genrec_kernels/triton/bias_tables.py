@@ -12,9 +12,9 @@ import triton
 from torch import Tensor
 
 from genrec_kernels.current_device import on_device_of
+from genrec_kernels.plan_blocks import MOST_STEPS, TIME_CELLS
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.triton.bias_plan import plan_tables
-from genrec_kernels.triton.hstu_tile import MOST_STEPS, TIME_CELLS
 
 _PLAN_POSITIONS = 1024
 
@@ -31,14 +31,12 @@ class BiasTables(NamedTuple):
     cells: Tensor
 
 
-def make_bias_tables(bias: RelativeBias) -> BiasTables:
-    """Bring a layer's tables, of any float dtype, to the kernels' form."""
+def make_bias_tables(bias: RelativeBias, scale: float = 0.5) -> BiasTables:
+    """Bring a layer's tables, of any float dtype, to the kernels' form, times `scale`."""
     positions, buckets = bias.position.shape[0], bias.time.shape[0]
     device = bias.position.device
     pairs = torch.empty((positions + 1, 2), dtype=torch.float32, device=device)
-    cells = torch.empty(
-        (TIME_CELLS.value + buckets + MOST_STEPS.value, 4), dtype=torch.int32, device=device
-    )
+    cells = torch.empty((TIME_CELLS + buckets + MOST_STEPS, 4), dtype=torch.int32, device=device)
     with on_device_of(pairs):
         plan_tables[(triton.cdiv(positions + 1, _PLAN_POSITIONS),)](
             bias.position.float().contiguous(),
@@ -48,6 +46,7 @@ def make_bias_tables(bias: RelativeBias) -> BiasTables:
             cells,
             positions,
             buckets,
+            scale,
             N=_PLAN_POSITIONS,
         )
     return BiasTables(pairs, cells)

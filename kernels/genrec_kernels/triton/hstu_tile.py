@@ -14,14 +14,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from genrec_kernels.plan_blocks import BLOCK_ROWS
+from genrec_kernels import plan_blocks
 from genrec_kernels.triton.load_apart import load_apart
 
-#: Cells of time differences: none, then 8 for each octave up to 2^31.
-TIME_CELLS = tl.constexpr(1 + 31 * 8)
-#: Most bucket boundaries in a tile's time differences that are compared one by one.
-MOST_STEPS = tl.constexpr(4)
-_BLOCK = tl.constexpr(BLOCK_ROWS)
+TIME_CELLS = tl.constexpr(plan_blocks.TIME_CELLS)
+MOST_STEPS = tl.constexpr(plan_blocks.MOST_STEPS)
+_BLOCK = tl.constexpr(plan_blocks.BLOCK_ROWS)
 
 
 @triton.jit
