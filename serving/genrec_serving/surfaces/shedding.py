@@ -20,6 +20,9 @@ PERIOD_S = 60.0
 _WINDOW_S = 0.5
 #: By which the share grows in a window in which nobody was refused.
 _GROWTH = 1.1
+#: To which it is cut at most in a window in which more came than fitted: what fits is not known
+#: well, and what is cut too deep takes as long to grow again.
+_CUT = 0.7
 #: Never fewer than one in a hundred, so that it is found out when there is room again.
 _LEAST = 0.01
 #: Share of the longest wait beyond which no more are let in.
@@ -83,7 +86,7 @@ class Shedding:
             # A moment's burst is the queue's business.
             if self._was_full and not quiet:
                 fitted = self._passed / (self._passed + self._turned_away)
-                self._share = max(self._share * max(fitted, 0.5), _LEAST)
+                self._share = max(self._share * max(fitted, _CUT), _LEAST)
         elif self._pressure < _ENOUGH:
             quiet += 1
         self._was_full = bool(self._turned_away)
