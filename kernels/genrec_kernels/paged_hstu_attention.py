@@ -6,6 +6,7 @@ M pages of the longest request, H heads, D head width.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import cache
 from typing import Any, TypedDict
 
@@ -17,6 +18,7 @@ from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.relative_bias import RelativeBias
+from genrec_kernels.triton.paged_plan import make_plan
 
 #: What the kernels take; anything else runs in the reference.
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -120,7 +122,6 @@ def _paged_hstu_attention(
             norm_length=norm_length, bias=bias,
         )  # fmt: skip
     from genrec_kernels.triton import paged_hstu_attention as kernels
-    from genrec_kernels.triton.paged_plan import make_plan
 
     plan = make_plan(
         num_rows=q.shape[0],
@@ -146,6 +147,41 @@ def _paged_hstu_attention(
 @_paged_hstu_attention.register_fake
 def _fake(q: Tensor, *_: object) -> Tensor:
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
+def kernel_kind(
+    *,
+    num_rows: int,
+    num_requests: int,
+    num_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    max_new_rows: int,
+    max_keys: int,
+    page_size: int,
+    device: torch.device,
+) -> Hashable:
+    """What a call of these sizes compiles: the first call of a kind takes seconds.
+
+    Args:
+        num_rows, num_requests, num_heads, head_dim, page_size: R, B, H, D, S.
+        dtype: of q.
+        max_new_rows, max_keys: as in `paged_hstu_attention`.
+        device: of all tensors.
+    """
+    plan = make_plan(
+        num_rows=num_rows,
+        num_requests=num_requests,
+        num_heads=num_heads,
+        head_dim=head_dim,
+        dtype=dtype,
+        max_new_rows=min(max_new_rows, num_rows),
+        max_keys=max_keys,
+        page_size=page_size,
+        **_gpu(device),
+    )
+    tile = (plan.block_rows, plan.block_keys, plan.num_warps, plan.num_stages)
+    return (*tile, plan.packed, plan.tma, (plan.num_splits - 1).bit_length())
 
 
 def _offered(q: Tensor, kv_pages: Tensor) -> tuple[Backend, ...]:

@@ -76,7 +76,7 @@ def fill_bias(
                 rise = values[entry + step, 3]
                 _add_step(scores, row_seconds, key_seconds, begin, rise, keys)
         else:
-            _look_up(scores, row_seconds, key_seconds, values, base, keys)
+            _look_up(scores, row_seconds, key_seconds, tables.cells, values, base, keys)
 
 
 @cute.jit
@@ -93,7 +93,7 @@ def _add_step(scores, row_seconds, key_seconds, begin, rise, keys: cutlass.Const
 
 
 @cute.jit
-def _look_up(scores, row_seconds, key_seconds, values, base, keys: cutlass.Constexpr[int]):
+def _look_up(scores, row_seconds, key_seconds, cells, values, base, keys: cutlass.Constexpr[int]):
     """Each score's own bucket.
 
     A float's exponent and first three mantissa bits tell which of 8 cells an octave holds the
@@ -113,11 +113,10 @@ def _look_up(scores, row_seconds, key_seconds, values, base, keys: cutlass.Const
                 )
                 # A difference of 0 takes the cell of 1: no boundary lies between.
                 cell = (bits >> 20) - 1015
-                entry = cute.make_rmem_tensor(cute.make_layout(4), Float32)
-                cute.autovec_copy(values[cell, None], entry)
-                value = entry[1]
-                if apart >= cute.recast_tensor(entry, Int32)[0]:
-                    value = entry[2]
+                # Apart from each other: loaded as one, the entries cost 6 % more time.
+                value = values[cell, 1]
+                if apart >= cells[cell, 0]:
+                    value = values[cell, 2]
                 scores[c + 2 * i + 4 * j] += value - base
 
 

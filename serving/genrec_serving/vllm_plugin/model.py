@@ -6,7 +6,7 @@ request, T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
 
+from genrec_kernels.paged_hstu_attention import kernel_kind
 from genrec_model.features.reserved import NO_ACTION
 from genrec_model.hstu import HSTU
 from genrec_model.hstu.layer import HSTULayer
@@ -26,7 +27,7 @@ from genrec_serving.vllm_plugin.fp8_pages import FP8, page_scales
 from genrec_serving.vllm_plugin.host_connector import host_copies
 from genrec_serving.vllm_plugin.host_copies import HostCopies
 from genrec_serving.vllm_plugin.item_rows import ItemRows, item_cache_options
-from genrec_serving.vllm_plugin.passes import Passes, PassInputs
+from genrec_serving.vllm_plugin.passes import Passes, PassInputs, PassSize
 from genrec_serving.vllm_plugin.pooler import Candidates, HSTUPooler
 from genrec_serving.vllm_plugin.prompt import ROW_WIDTH, unpack
 from genrec_serving.vllm_plugin.timestamp_pages import TimestampPages
@@ -152,9 +153,24 @@ class GenrecHSTU(nn.Module):
             max_keys=self.config.max_rows,
             device=self._page_table.device,
             mode=self.compute.passes,
+            kind=self._kernel_kind,
         )
         passes.warm_up()
         return passes
+
+    def _kernel_kind(self, size: PassSize) -> Hashable:
+        heads, page_rows, columns = next(iter(self._paged.values())).pages.shape[1:]
+        return kernel_kind(
+            num_rows=size.rows,
+            num_requests=size.requests,
+            num_heads=heads,
+            head_dim=columns // 2,
+            dtype=self.compute.dtype,
+            max_new_rows=size.new_rows,
+            max_keys=self.config.max_rows,
+            page_size=page_rows,
+            device=self.timestamps.times.device,
+        )
 
     def _run(self, inputs: PassInputs) -> Tensor:
         """Hidden rows [R, W] of one pass; those with slots leave their keys and values there."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,18 +66,29 @@ class PassSize:
     writes: bool
 
 
+def row_sizes(most: int) -> list[int]:
+    """What numbers of rows are padded to: powers of two, and halfway between them."""
+    sizes = [MIN_GRAPH_ROWS]
+    while sizes[-1] < most:
+        last = sizes[-1]
+        sizes.append(last * 3 // 2 if last & (last - 1) == 0 else last * 4 // 3)
+    return sizes
+
+
+def request_sizes(most: int) -> list[int]:
+    """What numbers of requests are padded to."""
+    sizes = [1]
+    while sizes[-1] < most:
+        sizes.append(min(4 * sizes[-1], most))
+    return sizes
+
+
 def size_of(inputs: PassInputs, max_requests: int) -> PassSize:
     """The size that a pass is padded to."""
-    rows = max(len(inputs.items), MIN_GRAPH_ROWS)
-    power = 1 << (rows - 1).bit_length()
-    # Powers of two, and halfway between them: at most a third of the rows is padding.
-    rows = power * 3 // 4 if rows <= power * 3 // 4 else power
-    requests = 1
-    while requests < len(inputs.page_table):
-        requests *= 4
+    rows = row_sizes(len(inputs.items))[-1]
     return PassSize(
         rows=rows,
-        requests=min(requests, max_requests),
+        requests=next(n for n in request_sizes(max_requests) if n >= len(inputs.page_table)),
         # All that attention makes of it is whether a request has few rows.
         new_rows=next((few for few in FEW_ROWS if inputs.max_new_rows <= few), rows),
         writes=inputs.slots is not None,
@@ -91,17 +102,26 @@ def usual_sizes(max_requests: int) -> list[PassSize]:
     is full; new users bring a whole history; either brings candidates to rank.
     """
     sizes = []
-    requests = 1
-    while True:
+    for requests in request_sizes(max_requests):
         for of_each in (16, 48, 64, 2048):
             rows = min(max(of_each * requests, MIN_GRAPH_ROWS), MAX_GRAPH_ROWS)
             new_rows = of_each if of_each in FEW_ROWS else rows
             sizes.append(PassSize(rows, requests, new_rows, writes=True))
         ranked = min(128 * requests, MAX_GRAPH_ROWS)
         sizes.append(PassSize(ranked, requests, ranked, writes=False))
-        if requests == max_requests:
-            return list(dict.fromkeys(sizes))
-        requests = min(4 * requests, max_requests)
+    return list(dict.fromkeys(sizes))
+
+
+def all_sizes(max_requests: int) -> list[PassSize]:
+    """Every size of pass that there can be, of history rows."""
+    return [
+        PassSize(rows, requests, new_rows, writes=True)
+        for requests in request_sizes(max_requests)
+        for rows in row_sizes(MAX_GRAPH_ROWS)
+        for new_rows in (*FEW_ROWS, rows)
+        # Padding adds less than half to the rows.
+        if 2 * rows <= 3 * max(requests * new_rows, MIN_GRAPH_ROWS)
+    ]
 
 
 class Passes:
@@ -116,6 +136,8 @@ class Passes:
         max_keys: most rows of a history.
         device: of all tensors.
         mode: "padded" does what "graphs" does, without a GPU: for tests.
+        kind: what a size compiles (see `kernel_kind`): one of each kind is captured at the start,
+            as compiling takes seconds where capturing takes some ten milliseconds.
     """
 
     def __init__(
@@ -129,9 +151,11 @@ class Passes:
         max_keys: int,
         device: torch.device,
         mode: Mode,
+        kind: Callable[[PassSize], Hashable] | None = None,
     ) -> None:
         self._run = run
         self._mode = mode
+        self._kind = kind or (lambda _: None)
         self._max_requests = max_requests
         self._max_keys = max_keys
         self._graphs: dict[PassSize, torch.cuda.CUDAGraph] = {}
@@ -166,7 +190,10 @@ class Passes:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Capture the usual sizes, so that no request waits for it; nothing is written."""
+        """Capture the usual sizes and one of each kind, so that no request waits for that.
+
+        Nothing is written.
+        """
         if self._mode == "plain":
             return
         begin = time.perf_counter()
@@ -174,7 +201,13 @@ class Passes:
         self._rows[4] = -1  # slots: nowhere
         self._offsets.zero_()
         self._pages.zero_()
-        for size in usual_sizes(self._max_requests):
+        sizes = usual_sizes(self._max_requests)
+        kinds = {self._kind(size) for size in sizes}
+        for size in all_sizes(self._max_requests):
+            if self._kind(size) not in kinds:
+                kinds.add(self._kind(size))
+                sizes.append(size)
+        for size in sizes:
             static = self._static(size)
             if self._mode == "graphs":
                 self._graph(size, static)
