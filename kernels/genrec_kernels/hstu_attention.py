@@ -15,6 +15,7 @@ from torch import Tensor
 from genrec_kernels import reference
 from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.cutlass.hstu_attention import unsupported
+from genrec_kernels.cutlass.variants import SHORT_ROWS
 from genrec_kernels.dispatch import Backend, choose_backend, use_backend
 from genrec_kernels.jagged import JaggedRows, offsets_of
 from genrec_kernels.relative_bias import RelativeBias
@@ -75,7 +76,7 @@ def hstu_attention(
     """
     _check(q, k, v, key_limits, timestamps, norm_length, window)
     if not torch.compiler.is_compiling():
-        chosen = _chosen(q, v, bias, backend)
+        chosen = _chosen(q, v, bias, max_rows, backend)
         if chosen == "reference":  # its own autograd keeps what the gradient needs
             return reference.hstu_attention(
                 q,
@@ -136,12 +137,20 @@ def _check(
         raise ValueError(f"norm_length ({norm_length}) and window ({window}) must be positive")
 
 
-def _chosen(q: Tensor, v: Tensor, bias: RelativeBias | None, forced: str | None) -> Backend:
+def _chosen(
+    q: Tensor, v: Tensor, bias: RelativeBias | None, max_rows: int | None, forced: str | None
+) -> Backend:
     """The backend of a forward."""
     problem = unsupported(q, v, num_buckets=0 if bias is None else bias.time.shape[0])
     offered = _with_gradient(q, v, bias)
     if problem is None:
-        return choose_backend("hstu_attention", q.device, ("cutlass", *offered), forced=forced)
+        # Measured: with a bias, narrow heads and short sequences Triton's is faster.
+        short = max_rows is not None and max_rows <= SHORT_ROWS
+        triton_first = bias is not None and q.shape[2] <= 64 and short and "triton" in offered
+        both: tuple[Backend, ...] = ("cutlass", *offered)
+        if triton_first:
+            both = ("triton", "cutlass", "reference")
+        return choose_backend("hstu_attention", q.device, both, forced=forced)
     lacking: dict[Backend, str] = {"cutlass": problem}
     return choose_backend("hstu_attention", q.device, offered, forced=forced, lacking=lacking)
 
@@ -177,7 +186,7 @@ def _hstu_attention(
 ) -> Tensor:
     """`hstu_attention` as an operator: opaque to compilers, [R, H, Dv]."""
     bias = _bias(position, time, boundaries)
-    chosen = _chosen(q, v, bias, backend)
+    chosen = _chosen(q, v, bias, max_rows, backend)
     if chosen == "cutlass":
         from genrec_kernels.cutlass import hstu_attention as compiled
 

@@ -101,7 +101,7 @@ class ServerOptions:
     item_cache: str = "auto"
     cache_state: Path | None = None
     cache_budget_mb: int | None = None
-    page_order: str = "return"
+    page_order: str = "lru"
     engine_processes: int | None = None
     fp8_pages: bool = False
     model_runner: ModelRunner = "v1"
@@ -382,9 +382,9 @@ def main(
     page_order: Annotated[
         str,
         typer.Option(
-            help="vllm: whose pages leave first: return (who hardly comes back soon) or lru"
+            help="vllm: whose pages leave first: lru, or return (who hardly comes back soon)"
         ),
-    ] = "return",
+    ] = "lru",
     engine_processes: Annotated[
         int | None,
         typer.Option(

@@ -111,7 +111,8 @@ class Warp:
                     f"{', '.join(instruction.operands)}"[:300]
                 )
                 raise
-            moved = True
+            # Waiting in a loop is no progress, or a deadlock would never be seen.
+            moved |= not self.spun and instruction.op[0] != "bra"
         return moved
 
     # Operands

@@ -42,8 +42,12 @@ def findings() -> list[Finding]:
         _vllm,
         lambda: _package("Triton", "triton", "Triton kernels can be compiled", "no Triton kernels"),
         lambda: _package(
-            "CUTLASS", "nvidia-cutlass-dsl", "CUTLASS kernels can be compiled", "no CUTLASS kernels"
+            "CUTLASS",
+            "nvidia-cutlass-dsl",
+            "CUTLASS kernels can be compiled: make kernels",
+            "no CUTLASS kernels can be compiled",
         ),
+        _compiled_kernels,
         lambda: _package(
             "ONNX Runtime", "onnxruntime", "engines of the CPU; judges every graph", "none"
         ),
@@ -54,6 +58,15 @@ def findings() -> list[Finding]:
         _kubectl,
     ]
     return [look() for look in looks]
+
+
+def _compiled_kernels() -> Finding:
+    from genrec_kernels.cutlass.library import compiled_kernels
+
+    found = compiled_kernels()
+    if not found:
+        return Finding("CUTLASS kernels", "", "Triton's run in their place; make kernels")
+    return Finding("CUTLASS kernels", f"{len(found)} for sm_90a", ", ".join(sorted(found)))
 
 
 def _gpu() -> str:

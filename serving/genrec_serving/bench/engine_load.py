@@ -262,7 +262,7 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
     batch = 8 if cuda else 2
     stages: list[tuple[str, float, float, float]] = []
     backends: list[tuple[str, Backend | None]] = [("reference", "reference")]
-    for name, backend in [*backends, ("triton", None)] if cuda else backends:
+    for name, backend in [*backends, ("kernels", None)] if cuda else backends:
         ms, peak = stateless_ms(model, users, events, batch, backend)
         stages.append((name, ms, batch / ms * 1e3, peak))
         _log.info("plain PyTorch, %s attention: %.1f ms for %d, %.0f MiB", name, ms, batch, peak)

@@ -97,7 +97,7 @@ class VllmOptions:
     item_cache: str = "auto"
     cache_state: str | None = None
     cache_budget_mb: int | None = None
-    page_order: str = "return"
+    page_order: str = "lru"
 
     def __post_init__(self) -> None:
         ItemCacheOptions.parse(self.item_cache)

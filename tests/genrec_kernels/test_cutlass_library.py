@@ -1,0 +1,91 @@
+"""Compiled kernels on disk, and the counters that their blocks claim work from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from genrec_kernels.cutlass.claims import ClaimCounters
+from genrec_kernels.cutlass.hstu_attention import unsupported
+from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels
+from genrec_kernels.cutlass.variants import SHORT_ROWS, all_variants, variant_of
+
+KERNEL = CompiledKernel(
+    variant=variant_of("bf16", 128, bias=True, window=False),
+    function="kernel_of_that",
+    threads=512,
+    shared_bytes=100_000,
+    software="some compiler 1.0",
+)
+
+
+def test_a_kernel_is_found_again(tmp_path: Path) -> None:
+    kernel = replace(KERNEL, folder=tmp_path / "kernels")
+    kernel.write(b"machine code")
+    assert compiled_kernels(tmp_path / "kernels") == {kernel.variant.name: kernel}
+    files = {path.name for path in (tmp_path / "kernels").iterdir()}
+    assert files == {f"{kernel.variant.name}.cubin", f"{kernel.variant.name}.json"}
+
+
+def test_a_kernel_that_was_not_written_whole_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = replace(KERNEL, folder=tmp_path)
+    write = Path.write_bytes
+
+    def fail_on_the_description(path: Path, data: bytes) -> int:
+        if ".json" in path.name:
+            raise OSError("disk full")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fail_on_the_description)
+    with pytest.raises(OSError, match="disk full"):
+        kernel.write(b"machine code")
+    assert compiled_kernels(tmp_path) == {}
+
+
+def test_short_sequences_have_tiles_of_their_own_where_they_pay() -> None:
+    short = variant_of("bf16", 64, bias=False, window=False, max_rows=SHORT_ROWS)
+    long = variant_of("bf16", 64, bias=False, window=False, max_rows=SHORT_ROWS + 1)
+    assert short.short
+    assert not long.short
+    assert variant_of("bf16", 64, bias=False, window=False) == long
+    assert not variant_of("bf16", 128, bias=False, window=False, max_rows=10).short
+    assert {short, long} <= set(all_variants())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "widths", "buckets", "reason"),
+    [
+        (torch.float32, (64, 64), 0, "bfloat16 and float16"),
+        (torch.bfloat16, (96, 96), 0, "heads of 64, 128, 256"),
+        (torch.bfloat16, (64, 128), 0, "values as wide as keys"),
+        (torch.bfloat16, (64, 64), 100, "at most 67 time buckets, not 100"),
+        (torch.float16, (256, 256), 64, None),
+    ],
+)
+def test_what_no_kernel_takes(
+    dtype: torch.dtype, widths: tuple[int, int], buckets: int, reason: str | None
+) -> None:
+    q, v = (torch.empty(5, 2, width, dtype=dtype) for width in widths)
+    found = unsupported(q, v, num_buckets=buckets)
+    assert found is None if reason is None else reason in str(found)
+
+
+def test_launches_of_a_stream_share_a_counter_and_graphs_do_not() -> None:
+    counters = ClaimCounters(torch.device("cpu"))
+    # Captured before anything ran: the graph gets one that it clears itself.
+    assert counters.take(1, capturing=True).tolist() == [0]
+    first = counters.take(1, capturing=False)
+    taken = [
+        counters.take(1, capturing=False),
+        counters.take(2, capturing=False),
+        counters.take(1, capturing=True),
+        counters.take(1, capturing=True),
+    ]
+    assert taken[0].data_ptr() == first.data_ptr()
+    assert len({x.data_ptr() for x in taken}) == 4
+    assert all(x.shape == (1,) and x.dtype == torch.int32 for x in taken)

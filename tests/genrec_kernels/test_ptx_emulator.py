@@ -1,0 +1,164 @@
+"""The emulator that the CUTLASS kernels are tested on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from genrec_kernels.ptx_emulator.kernel import Deadlock, Kernel
+from genrec_kernels.ptx_emulator.memory import MemoryFault, SharedMemory, TensorMap, swizzled
+from genrec_kernels.ptx_emulator.program import PtxError
+from genrec_kernels.ptx_emulator.wgmma import (
+    accumulators_to_rows,
+    narrow,
+    rows_to_accumulators,
+    widen,
+)
+
+
+def kernel(body: str, threads: int = 64) -> Kernel:
+    return Kernel(
+        f""".version 8.0
+        .target sm_90a
+        .visible .entry k(.param .align 8 .b8 k_0[8], .param .u32 k_1)
+        .reqntid {threads}, 1, 1
+        {{
+        .reg .pred %p<9>; .reg .b32 %r<9>; .reg .b64 %rd<9>;
+        ld.param.b64 %rd1, [k_0];
+        mov.u32 %r1, %tid.x;
+        mul.wide.s32 %rd2, %r1, 4;
+        add.s64 %rd2, %rd1, %rd2;
+        {body}
+        ret;
+        }}"""
+    )
+
+
+def run(body: str, threads: int = 64, **options: int) -> np.ndarray:
+    out = np.zeros(threads, np.int32)
+    kernel(body, threads).launch([(out,), 7], blocks=1, **options)
+    return out
+
+
+def test_lanes_that_part_meet_again() -> None:
+    found = run(
+        """
+        mov.b32 %r2, 0;
+    LOOP:
+        add.s32 %r2, %r2, 3;
+        setp.lt.s32 %p1, %r2, %r1;
+        @%p1 bra LOOP;
+        mov.b32 %r3, 1;
+        redux.sync.add.s32 %r4, %r3, -1;  // only whole warps may
+        add.s32 %r2, %r2, %r4;
+        st.global.b32 [%rd2], %r2;
+        """
+    )
+    expected = [max(3, -(-n // 3) * 3) + 32 for n in range(64)]
+    assert found.tolist() == expected
+
+
+def test_guards_and_parameters() -> None:
+    found = run(
+        """
+        ld.param.b32 %r2, [k_1];
+        setp.eq.s32 %p1, %r1, 5;
+        @%p1 st.global.b32 [%rd2], %r2;
+        @!%p1 st.global.b32 [%rd2], -1;
+        """
+    )
+    assert found.tolist() == [7 if n == 5 else -1 for n in range(64)]
+
+
+def test_warps_wait_for_each_other() -> None:
+    """The second warp writes what the first reads."""
+    body = """
+        mul.lo.s32 %r2, %r1, 4;
+        st.shared.b32 [%r2+1024], %r1;
+        bar.sync 0;
+        xor.b32 %r3, %r2, 128;
+        ld.shared.b32 %r4, [%r3+1024];
+        st.global.b32 [%rd2], %r4;
+        """
+    for seed in range(5):
+        assert run(body, seed=seed).tolist() == [n ^ 32 for n in range(64)]
+
+
+def test_a_barrier_that_nobody_reaches_is_a_deadlock() -> None:
+    with pytest.raises(Deadlock, match=r"wait for ever: \[\(0, 0\)\]"):
+        run("setp.gt.s32 %p1, %r1, 31; @%p1 bra OUT; bar.sync 1, 64; OUT:")
+
+
+def test_a_barrier_in_memory_counts_phases() -> None:
+    body = """
+        setp.ne.s32 %p1, %r1, 0;
+        @%p1 bra MADE;
+        mbarrier.init.shared.b64 [64], 64;
+    MADE:
+        bar.sync 0;
+        mbarrier.arrive.shared.b64 %rd3, [64];
+    AGAIN:
+        mbarrier.try_wait.parity.shared.b64 %p2, [64], 0;
+        @!%p2 bra AGAIN;
+        st.global.b32 [%rd2], 1;
+        """
+    assert run(body).sum() == 64
+    with pytest.raises(Deadlock):
+        run(body.replace("[64], 64;", "[64], 65;"))
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        ("frobnicate.b32 %r2, %r1;", PtxError, "frobnicate"),
+        ("add.s32 %r2, %r7, %r1;", PtxError, "never written"),
+        ("st.global.b32 [%rd2+256], %r1;", MemoryFault, "outside of 256 bytes"),
+        ("mov.b64 %rd3, 64; st.global.b32 [%rd3], %r1;", MemoryFault, "in no tensor"),
+        ("mbarrier.arrive.shared.b64 %rd3, [8];", MemoryFault, "no barrier at 8"),
+        (
+            "setp.gt.s32 %p1, %r1, 3; @%p1 redux.sync.max.s32 %r2, %r1, -1;",
+            PtxError,
+            "by a part of a warp",
+        ),
+    ],
+)
+def test_mistakes_are_named(body: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        run(body)
+
+
+def test_boxes_are_cut_at_the_tensor_and_swizzled() -> None:
+    array = np.arange(1, 1 + 3 * 64, dtype=np.uint16).reshape(1, 3, 64)
+    shared = SharedMemory()
+    TensorMap(array, (1, 4, 64), 128).copy_into(shared, 1024, (0, 1, 0))
+    words = shared.data[1024 : 1024 + 512].view(np.uint16).reshape(4, 8, 8)
+    for row, source in enumerate((1, 2)):
+        for chunk in range(8):
+            expected = array[0, source, 8 * chunk : 8 * chunk + 8]
+            assert (words[row, chunk ^ row] == expected).all()
+    assert not words[2:].any()
+
+
+def test_a_swizzle_moves_and_loses_nothing() -> None:
+    places = np.arange(0, 4096, 16)
+    for span in (0, 32, 64, 128):
+        assert sorted(swizzled(places, span)) == places.tolist()
+    assert (swizzled(places, 0) == places).all()
+
+
+def test_fragments_hold_every_element_once() -> None:
+    rows = np.arange(16 * 24, dtype=np.float32).reshape(16, 24)
+    registers = rows_to_accumulators(rows)
+    assert sorted(registers.ravel()) == sorted(rows.ravel())
+    assert (accumulators_to_rows(registers) == rows).all()
+
+
+@pytest.mark.parametrize("element", ["bf16", "f16"])
+def test_sixteen_bits_round_to_even(element: str) -> None:
+    import torch
+
+    values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    values[:4] = [np.nan, np.inf, -np.inf, 1 + 2**-9]
+    dtype = torch.bfloat16 if element == "bf16" else torch.float16
+    expected = torch.from_numpy(values).to(dtype).float().numpy()
+    np.testing.assert_array_equal(widen(narrow(values, element), element), expected)
