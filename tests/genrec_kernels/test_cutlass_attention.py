@@ -218,10 +218,22 @@ def test_any_order_of_warps_and_copies(seed: int) -> None:
     assert_right(run(kernel, [(140, 5), (70, 0)], blocks=1 + seed, seed=seed), "bf16")
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        [(37, 2), (20, 30), (30, 3)],
+        # Keys past the sequence, and next to them a tile that needs no mask.
+        [(100, 0), (20, 30), (150, 3)],
+        [(190, 7), (9, 0), (70, 1)],
+    ],
+)
 @pytest.mark.parametrize("foreign", [math.nan, math.inf])
-def test_a_sequence_cannot_spoil_another(foreign: float) -> None:
-    kernel = built()
-    pair = run(kernel, [(37, 2), (20, 30), (30, 3)], foreign=foreign)
+@pytest.mark.parametrize("short", [True, False])
+def test_a_sequence_cannot_spoil_another(
+    foreign: float, layout: list[tuple[int, int]], short: bool
+) -> None:
+    kernel = built() if short else built(width=128, short=False)
+    pair = run(kernel, layout, foreign=foreign)
     assert torch.isfinite(pair[0]).all()
     assert_right(pair, "bf16")
 

@@ -26,7 +26,9 @@ def fresh_engine(
     """
     from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
 
-    engine = VllmEngine(served_artifact, version="1", options=VllmOptions(kv_cache_mb=1, page_order="return"))
+    engine = VllmEngine(
+        served_artifact, version="1", options=VllmOptions(kv_cache_mb=1, page_order="return")
+    )
     yield engine
     engine.close()
 

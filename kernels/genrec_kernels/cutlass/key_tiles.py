@@ -121,6 +121,10 @@ def warp_group_steps(
         full_begin_tile = cutlass.min(cutlass.max(full_begin_tile, begin), full_end_tile)
     masked_end = steps - (full_end_tile - begin)
     full_end = steps - (full_begin_tile - begin)
+    # A tile's values are added in the step after it. Where they reach past the sequence, as only
+    # the first tile's may, that step has to be one that looks.
+    if keys * (tile_at(unseen, own_begin, own_end, end) + 1) > num_rows:
+        masked_end = cutlass.max(masked_end, cutlass.min(unseen + 2, full_end))
     if first_row >= num_rows:
         unseen = steps
         masked_end = steps
