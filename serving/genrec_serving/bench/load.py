@@ -17,7 +17,9 @@ from genrec_serving.bench.visits import Measured, measure_load
 from genrec_serving.bench.workload import LoadPlan
 
 
-def load_record(plan: LoadPlan, measured: Measured, *, machine: str, backend: str) -> Record:
+def load_record(
+    plan: LoadPlan, measured: Measured, *, machine: str, backend: str, dtype: str = "fp32"
+) -> Record:
     """The figures of one run; the reference is the question alone, without queueing here."""
     kind = f"rank{plan.candidates}" if plan.candidates else f"recommend{plan.k}"
     loop = "open" if plan.rate is not None else f"c{plan.concurrency}"
@@ -45,7 +47,7 @@ def load_record(plan: LoadPlan, measured: Measured, *, machine: str, backend: st
     return Record(
         case=f"load-{kind}-{loop}",
         backend=backend,
-        dtype="fp32",
+        dtype=dtype,
         p50_ms=measured.percentile_ms(50),
         p95_ms=measured.percentile_ms(95),
         rate=measured.rate,
@@ -95,6 +97,7 @@ def load(
         str, typer.Option(help="GPU of the server, or its CPU.")
     ] = f"CPU, {os.cpu_count()} cores",
     backend: Annotated[str, typer.Option(help="What answers, for the record.")] = "vllm",
+    dtype: Annotated[str, typer.Option(help="What it computes in, for the record.")] = "fp32",
     records: Annotated[Path | None, typer.Option(help="CSV file to append to.")] = None,
     plot: Annotated[Path | None, typer.Option(help="SVG or PNG of all open-loop records.")] = None,
 ) -> None:
@@ -126,7 +129,7 @@ def load(
             raise typer.BadParameter(str(error), param_hint="--rate") from error
     for one in plans:
         measured = measure_load(one, server_pid=server_pid)
-        row = load_record(one, measured, machine=machine, backend=backend)
+        row = load_record(one, measured, machine=machine, backend=backend, dtype=dtype)
         typer.echo(
             f"{row.rate:8.1f} {row.unit}  p50 {row.p50_ms:.1f} ms  p95 {row.p95_ms:.1f} ms  "
             f"{row.note}"

@@ -68,9 +68,8 @@ class WatchedClient(CoreClient):
 
     def add(self, request_id: str, prompt: Tensor, kwargs: dict[str, Any]) -> None:
         """As the base class says."""
-        self._asked[request_id] = _Asked(
-            rows=len(prompt), names=names_of(prompt, self._chunk), hashes=[]
-        )
+        names = [] if self._order is None else names_of(prompt, self._chunk)
+        self._asked[request_id] = _Asked(rows=len(prompt), names=names, hashes=[])
         try:
             super().add(request_id, prompt, kwargs)
         except ValueError:
