@@ -159,7 +159,11 @@ def _usable(device_type: str, index: int | None) -> frozenset[Backend]:
     if device_type != "cuda":
         return frozenset({"reference"})
     device = torch.device(device_type, index or 0)
-    return frozenset(name for name in BACKENDS if backend_problem(name, device) is None)
+    problems = {name: backend_problem(name, device) for name in BACKENDS}
+    for name, problem in problems.items():
+        if problem is not None:
+            _log.info("%s is not used on %s: %s", name, device, problem)
+    return frozenset(name for name, problem in problems.items() if problem is None)
 
 
 @cache

@@ -83,6 +83,26 @@ def test_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.message for record in caplog.records] == ["logged_op on cpu: reference"]
 
 
+def test_why_a_backend_is_not_used_is_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "interpreting", lambda: False)
+    monkeypatch.setattr(dispatch, "_installed", lambda backend: True)
+    monkeypatch.setattr(dispatch, "compiled_kernels", dict)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    dispatch._usable.cache_clear()
+    try:
+        with caplog.at_level(logging.INFO, logger="genrec_kernels.dispatch"):
+            for _ in range(2):
+                assert choose_backend("another_op", torch.device("cuda", 0), ALL) == "triton"
+    finally:
+        dispatch._usable.cache_clear()
+    assert [record.message for record in caplog.records] == [
+        "cutlass is not used on cuda:0: its kernels were not compiled (make kernels)",
+        "another_op on cuda:0: triton",
+    ]
+
+
 def test_the_package_imports_neither_triton_nor_cutlass() -> None:
     program = (
         "import sys; sys.modules['triton'] = sys.modules['cutlass'] = None\n"
