@@ -48,11 +48,6 @@ def set_backend(backend: Backend | None) -> None:
     _preferred.set(None if backend is None else _known(backend))
 
 
-def preferred_backend() -> Backend | None:
-    """What `set_backend` or `use_backend` forces here."""
-    return _preferred.get()
-
-
 @contextmanager
 def use_backend(backend: Backend | None) -> Iterator[None]:
     """Force a backend inside a ``with`` block (None: choose automatically there).
@@ -74,6 +69,7 @@ def choose_backend(
     *,
     forced: str | None = None,
     lacking: Mapping[Backend, str] | None = None,
+    instead: Mapping[Backend, Backend | None] | None = None,
 ) -> Backend:
     """The backend that a call of `op` on `device` uses; each choice is logged once.
 
@@ -84,12 +80,16 @@ def choose_backend(
         forced: a backend that must be used. It goes before `use_backend`, which goes before the
             automatic choice: the first that is offered and can run.
         lacking: why a backend is not offered for these inputs, where the op has it for others.
+        instead: where a backend is forced that the op does a part for without having it, the one
+            that is forced in its place; None leaves the choice open.
 
     Raises:
         ValueError: `forced` is no backend.
         BackendUnavailable: the forced backend is not offered or cannot run on `device`.
     """
     wanted = _preferred.get() if forced is None else _known(forced)
+    if instead is not None and wanted is not None and wanted in instead:
+        wanted = instead[wanted]
     if wanted is None:
         chosen = next(name for name in offered if name in _usable(device.type, device.index))
     else:

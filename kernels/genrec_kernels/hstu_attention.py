@@ -6,7 +6,6 @@ P and C entries of the position and time tables.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +15,7 @@ from genrec_kernels import reference
 from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.cutlass.hstu_attention import unsupported
 from genrec_kernels.cutlass.variants import SHORT_ROWS
-from genrec_kernels.dispatch import Backend, choose_backend, use_backend
+from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.jagged import JaggedRows, offsets_of
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.time_plan import MAX_TRITON_BUCKETS, TimePlan, plan_times
@@ -143,15 +142,13 @@ def _chosen(
     """The backend of a forward."""
     problem = unsupported(q, v, num_buckets=0 if bias is None else bias.time.shape[0])
     offered = _with_gradient(q, v, bias)
-    if problem is None:
-        # Measured: with a bias, narrow heads and short sequences Triton's is faster.
-        short = max_rows is not None and max_rows <= SHORT_ROWS
-        triton_first = bias is not None and q.shape[2] <= 64 and short and "triton" in offered
-        both: tuple[Backend, ...] = ("cutlass", *offered)
-        if triton_first:
-            both = ("triton", "cutlass", "reference")
-        return choose_backend("hstu_attention", q.device, both, forced=forced)
-    lacking: dict[Backend, str] = {"cutlass": problem}
+    lacking: dict[Backend, str] = {}
+    if problem is not None:
+        lacking["cutlass"] = problem
+    elif bias is not None and q.shape[2] <= 64 and max_rows is not None and max_rows <= SHORT_ROWS:
+        offered = ("triton", "cutlass", "reference")  # measured: Triton's is faster there
+    else:
+        offered = ("cutlass", *offered)
     return choose_backend("hstu_attention", q.device, offered, forced=forced, lacking=lacking)
 
 
@@ -257,14 +254,13 @@ def _hstu_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients by q, k, v and the tables; those not asked for are empty."""
     bias = _bias(position, time, boundaries)
-    # CUTLASS has the forward alone: its gradient is the automatic choice of the others.
-    with use_backend(None) if backend == "cutlass" else nullcontext():
-        chosen = choose_backend(
-            "hstu_attention_backward",
-            q.device,
-            _with_gradient(q, v, bias),
-            forced=None if backend == "cutlass" else backend,
-        )
+    chosen = choose_backend(
+        "hstu_attention_backward",
+        q.device,
+        _with_gradient(q, v, bias),
+        forced=backend,
+        instead={"cutlass": None},  # it has the forward alone
+    )
     if chosen == "triton":
         from genrec_kernels.triton import hstu_attention as kernels
 

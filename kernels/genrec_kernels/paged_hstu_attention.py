@@ -180,8 +180,7 @@ def kernel_kind(
         page_size=page_size,
         **_gpu(device),
     )
-    tile = (plan.block_rows, plan.block_keys, plan.num_warps, plan.num_stages)
-    return (*tile, plan.packed, plan.tma, (plan.num_splits - 1).bit_length())
+    return plan.kind
 
 
 def _offered(q: Tensor, kv_pages: Tensor) -> tuple[Backend, ...]:

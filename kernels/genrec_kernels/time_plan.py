@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genrec_kernels import reference
-from genrec_kernels.dispatch import Backend, choose_backend, preferred_backend
+from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.jagged import JaggedRows, offsets_of
 from genrec_kernels.plan_blocks import num_blocks
 
@@ -70,9 +70,13 @@ def plan_times(
 def _chosen(timestamps: Tensor, boundaries: Tensor, forced: str | None) -> Backend:
     few = boundaries.shape[0] - 1 <= MAX_TRITON_BUCKETS
     offered: tuple[Backend, ...] = ("triton", "reference") if few else ("reference",)
-    if (forced or preferred_backend()) == "cutlass":
-        forced = "triton"  # plans for its attention
-    return choose_backend("plan_times", timestamps.device, offered, forced=forced)
+    return choose_backend(
+        "plan_times",
+        timestamps.device,
+        offered,
+        forced=forced,
+        instead={"cutlass": "triton"},  # whose plan its attention reads
+    )
 
 
 @torch.library.custom_op("genrec::plan_times", mutates_args=())

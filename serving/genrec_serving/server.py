@@ -27,7 +27,7 @@ from genrec_serving.telemetry.logs import LogFormat, logging_config
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from genrec_serving.engines.vllm_engine import VllmOptions
+    from genrec_serving.engines.vllm_options import VllmOptions
     from genrec_serving.predictor import RecommenderModel
     from genrec_serving.recommender import Recommender
     from genrec_serving.surfaces.front import Front
@@ -170,7 +170,7 @@ def weights_version(artifact: Path) -> str:
 
 def vllm_options(options: ServerOptions) -> VllmOptions:
     """What the server is told of vLLM."""
-    from genrec_serving.engines.vllm_engine import VllmOptions
+    from genrec_serving.engines.vllm_options import VllmOptions
 
     state = options.cache_state
     return VllmOptions(

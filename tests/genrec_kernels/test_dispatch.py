@@ -54,6 +54,21 @@ def test_forcing_what_cannot_run_says_why_and_what_to_do(monkeypatch: pytest.Mon
         choose_backend("op", CPU, ("reference",), forced="triton")
 
 
+def test_a_part_done_for_a_backend_that_the_op_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "backend_problem", lambda backend, device: None)
+    offered = ("triton", "reference")
+    for forced in ("cutlass", None):
+        with use_backend("cutlass"):
+            stands_in = choose_backend(
+                "op", CPU, offered, forced=forced, instead={"cutlass": "triton"}
+            )
+            left_open = choose_backend("op", CPU, offered, forced=forced, instead={"cutlass": None})
+        assert (stands_in, left_open) == ("triton", "reference")
+    assert (
+        choose_backend("op", CPU, offered, forced="triton", instead={"cutlass": None}) == "triton"
+    )
+
+
 @pytest.mark.parametrize(
     ("capability", "expected"),
     [((7, 5), {"reference"}), ((8, 0), {"reference", "triton"}), ((9, 0), set(ALL))],

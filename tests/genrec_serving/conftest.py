@@ -117,7 +117,8 @@ def vllm_engine(served_artifact: Artifact) -> Iterator[ScoringEngine]:
     """The real engine, small: its pool holds the pages of some forty full histories, and a step
     holds two, so that chunked prefill, eviction and waiting for pages all happen.
     """
-    from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
+    from genrec_serving.engines.vllm_engine import VllmEngine
+    from genrec_serving.engines.vllm_options import VllmOptions
 
     options = VllmOptions(kv_cache_mb=1, max_step_rows=100, max_requests=64)
     engine = VllmEngine(served_artifact, version="1", options=options)
@@ -134,7 +135,8 @@ def odd_engine(
 
     It asks for the other engine so that both are closed at the end: closing one ends both.
     """
-    from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
+    from genrec_serving.engines.vllm_engine import VllmEngine
+    from genrec_serving.engines.vllm_options import VllmOptions
 
     config = replace(
         tiny_artifact.config, relative_bias=False, num_layers=3, max_history=50, chunk_size=10

@@ -25,7 +25,8 @@ from genrec_model.artifact import Artifact
 from genrec_model.features.rows import UserRows, collate, history_rows, with_candidates
 from genrec_serving.engines import vllm_engine
 from genrec_serving.engines.interface import RankCall, Scored
-from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
+from genrec_serving.engines.vllm_engine import VllmEngine
+from genrec_serving.engines.vllm_options import VllmOptions
 
 NOW = 1_700_000_000
 CANDIDATES = np.array([5, 9, 20])

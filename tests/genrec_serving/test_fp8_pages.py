@@ -10,7 +10,7 @@ import torch
 
 from genrec_model.errors import ConfigError
 from genrec_serving.engines.interface import RankCall, RecommendCall, ScoringEngine
-from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.vllm_plugin.fp8_pages import FP8, LARGEST, gathered, narrow, page_scales, widen
 
 NONE = np.empty(0, np.int64)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from genrec_model.errors import ConfigError
-from genrec_serving.engines.vllm_engine import VllmOptions, host_transfer
+from genrec_serving.engines.vllm_engine import host_transfer
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.vllm_plugin.host_copies import HostCopies
 from genrec_serving.vllm_plugin.host_index import HostIndex, Measured, PageCosts
 

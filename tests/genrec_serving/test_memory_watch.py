@@ -14,7 +14,7 @@ from genrec_cache.embedding_cache import CachedTable
 from genrec_cache.memory_split import Split, SplitTuner
 from genrec_cache.split_file import load_split, save_split
 from genrec_model.errors import ConfigError
-from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.vllm_plugin.memory_plan import MemoryPlan, all_splits, plan_memory
 from genrec_serving.vllm_plugin.memory_watch import INTERVAL_S, DroppedPages, MemoryWatch
 

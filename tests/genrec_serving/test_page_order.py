@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_model.errors import ConfigError
-from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.vllm_plugin.page_order import PageOrder
 from genrec_serving.vllm_plugin.watched_client import names_of
 

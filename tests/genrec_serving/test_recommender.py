@@ -8,7 +8,7 @@ import pytest
 from genrec_model.errors import RequestError
 from genrec_serving.encoding import user_rows
 from genrec_serving.engines.torch_engine import TorchEngine
-from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.histories import ParquetHistories
 from genrec_serving.recommender import Recommender
 from genrec_serving.requests import Events, RankQuery, RecommendQuery

@@ -10,7 +10,7 @@ from genrec_model.errors import ArtifactError
 from genrec_model.registry import models
 from genrec_model.registry.models import ResolvedModel
 from genrec_serving import server
-from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.server import ServerOptions, resolve, weights_version
 
 

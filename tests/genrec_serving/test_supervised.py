@@ -299,6 +299,7 @@ import asyncio, sys, threading
 from genrec_model.artifact import Artifact
 from genrec_model.errors import EngineError, EngineRestarting
 from genrec_serving.engines import vllm_engine
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.engines.supervised import Backoff, SupervisedEngine
 from genrec_serving.engines.interface import RankCall
 import numpy as np
@@ -312,7 +313,7 @@ async def main():
         engines.append(build(*arguments, **named))
         return engines[-1]
     vllm_engine.build_engine = remembering
-    options = vllm_engine.VllmOptions(kv_cache_mb=1)
+    options = VllmOptions(kv_cache_mb=1)
     engine = SupervisedEngine(
         lambda: vllm_engine.VllmEngine(artifact, version="1", options=options),
         backoff=Backoff(first_s=0.01),

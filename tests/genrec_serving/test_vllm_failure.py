@@ -11,7 +11,8 @@ import pytest
 from genrec_model.errors import EngineError, EngineUnavailable
 from genrec_serving.engines import vllm_engine
 from genrec_serving.engines.interface import RankCall
-from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
+from genrec_serving.engines.vllm_engine import VllmEngine
+from genrec_serving.engines.vllm_options import VllmOptions
 
 pytestmark = pytest.mark.slow
 

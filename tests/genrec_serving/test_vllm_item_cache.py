@@ -26,7 +26,8 @@ def cached_engine(
 
     It asks for the other engines so that all are closed at the end: closing one ends all.
     """
-    from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
+    from genrec_serving.engines.vllm_engine import VllmEngine
+    from genrec_serving.engines.vllm_options import VllmOptions
 
     state = Path(tmp_path_factory.mktemp("state"))
     engine = VllmEngine(

@@ -41,7 +41,8 @@ class Starter:
 
     def start(self) -> ScoringEngine:
         """One more."""
-        from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
+        from genrec_serving.engines.vllm_engine import VllmEngine
+        from genrec_serving.engines.vllm_options import VllmOptions
 
         engine = VllmEngine(
             self._artifact,

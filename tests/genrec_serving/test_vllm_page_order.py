@@ -24,7 +24,8 @@ def fresh_engine(
 
     It asks for the other engines so that all are closed at the end: closing one ends all.
     """
-    from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
+    from genrec_serving.engines.vllm_engine import VllmEngine
+    from genrec_serving.engines.vllm_options import VllmOptions
 
     engine = VllmEngine(
         served_artifact, version="1", options=VllmOptions(kv_cache_mb=1, page_order="return")

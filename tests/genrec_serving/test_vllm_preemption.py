@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from genrec_serving.engines.interface import ScoringEngine
-from genrec_serving.engines.vllm_engine import VllmOptions, build_engine
+from genrec_serving.engines.vllm_engine import build_engine
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.vllm_plugin.pooling_request import rank_kwargs
 from genrec_serving.vllm_plugin.prompt import pack
 

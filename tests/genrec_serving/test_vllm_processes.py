@@ -9,7 +9,7 @@ import pytest
 
 from genrec_model.errors import EngineError
 from genrec_serving.engines.interface import RankCall, RecommendCall
-from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.engines.vllm_processes import VllmProcesses
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
 
 from genrec_kernels.cutlass.bias import fill_bias
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
-from genrec_kernels.cutlass.key_tiles import limits_of_rows, tile_at, warp_group_steps
+from genrec_kernels.cutlass.key_tiles import limit_of, limits_of_rows, tile_at, warp_group_steps
 from genrec_kernels.cutlass.products import add_product, product, product_of, round_into, stage
 from genrec_kernels.cutlass.scores import masked_silu, silu, zero_rows
 from genrec_kernels.cutlass.variants import GROUP_ROWS
@@ -103,8 +103,7 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                 row_limits[i] = num_history
                 row_seconds[i] = Int32(0)
                 if here < num_rows:
-                    limit = Int32(limits[start + here])
-                    row_limits[i] = cutlass.min(cutlass.min(limit, here), num_history)
+                    row_limits[i] = limit_of(limits, start, here, num_history)
                     if const_expr(variant.bias):
                         row_seconds[i] = tensors.seconds[start + here]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genrec_kernels.current_device import on_device_of
+from genrec_kernels.cutlass.block_sizes import MOST_SEQUENCES
 from genrec_kernels.cutlass.claims import claim_counter
 from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels, launch
 from genrec_kernels.cutlass.parameters import BiasParameters, forward_parameters
@@ -21,8 +22,6 @@ from genrec_kernels.time_plan import MAX_TRITON_BUCKETS, TimePlan
 #: Keys and values of sequences and heads that run side by side should stay in the L2 cache.
 _L2_BYTES = 32 * 2**20
 _ALIGNMENT = 16
-#: Sequences that run side by side, at most (`work.MOST_SEQUENCES`, which needs CuTe DSL).
-MOST_SEQUENCES = 32
 
 
 def unsupported(q: Tensor, v: Tensor, *, num_buckets: int) -> str | None:

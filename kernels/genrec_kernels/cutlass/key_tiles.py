@@ -13,7 +13,13 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, const_expr
 
-_WARP = 32
+from genrec_kernels.cutlass.block_sizes import WARP
+
+
+@cute.jit
+def limit_of(limits: cute.Tensor, start: Int32, row: Int32, num_history: Int32):
+    """Keys that a row of a sequence sees besides itself; the row must be one of its rows."""
+    return cutlass.min(cutlass.min(Int32(limits[start + row]), row), num_history)
 
 
 @cute.jit
@@ -32,10 +38,10 @@ def limits_of_rows(
     """
     least = Int32(0x7FFFFFFF)
     most = Int32(0)
-    for part in cutlass.range_constexpr(rows // _WARP):
-        row = first_row + part * _WARP + cute.arch.lane_idx()
+    for part in cutlass.range_constexpr(rows // WARP):
+        row = first_row + part * WARP + cute.arch.lane_idx()
         if row < num_rows:
-            limit = cutlass.min(cutlass.min(Int32(limits[start + row]), row), num_history)
+            limit = limit_of(limits, start, row, num_history)
             least = cutlass.min(least, limit)
             most = cutlass.max(most, limit)
     return (

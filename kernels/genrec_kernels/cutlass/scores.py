@@ -10,7 +10,8 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, const_expr
 
-_WARP_GROUP = 128
+from genrec_kernels.cutlass.block_sizes import WARP_GROUP
+
 #: Elements of 16 bits that one store of 16 bytes clears.
 _CHUNK = 8
 
@@ -70,6 +71,6 @@ def zero_rows(
     zeros = cute.make_rmem_tensor(cute.make_layout(_CHUNK), sv.element_type)
     zeros.fill(0.0)
     chunks = width // _CHUNK
-    for i in cutlass.range(thread + cutlass.max(first, 0) * chunks, keys * chunks, _WARP_GROUP):
+    for i in cutlass.range(thread + cutlass.max(first, 0) * chunks, keys * chunks, WARP_GROUP):
         chunk = cute.local_tile(sv, (_CHUNK, 1, 1), (i % chunks, i // chunks, stage))
         cute.autovec_copy(zeros, cute.make_tensor(chunk.iterator, cute.make_layout(_CHUNK)))

@@ -12,9 +12,6 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32
 
-#: Sequences of a group, at most: one for each lane of a warp.
-MOST_SEQUENCES = 32
-
 
 @cute.jit
 def tiles_of_lane(
@@ -48,7 +45,7 @@ def find_tile(
 
     Args:
         index: the number.
-        group: sequences of a group, at most `MOST_SEQUENCES`.
+        group: sequences of a group, at most `block_sizes.MOST_SEQUENCES`.
         first_sequence, tiles, level, passed: where the search stands: the group, this lane's
             tiles in it, the tile that is looked for in each sequence, and the tiles before.
 

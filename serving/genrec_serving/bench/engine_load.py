@@ -31,7 +31,8 @@ from genrec_serving.bench.random_model import write_random_model
 from genrec_serving.bench.records import Record, append
 from genrec_serving.encoding import user_rows
 from genrec_serving.engines.interface import RankCall, ScoringEngine
-from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
+from genrec_serving.engines.vllm_engine import VllmEngine
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.engines.vllm_processes import VllmProcesses
 from genrec_serving.histories import IndexedHistory
 from genrec_serving.vllm_plugin.compute import DTYPES

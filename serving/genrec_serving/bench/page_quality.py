@@ -24,7 +24,7 @@ from genrec_model.features.sequences import UserSequences
 from genrec_serving.bench.records import Record, append
 from genrec_serving.encoding import user_rows
 from genrec_serving.engines.interface import RecommendCall, Scored, ScoringEngine
-from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.engines.vllm_processes import VllmProcesses
 from genrec_serving.histories import IndexedHistory
 

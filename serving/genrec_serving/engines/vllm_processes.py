@@ -30,7 +30,7 @@ from genrec_model.errors import EngineError, EngineUnavailable
 from genrec_model.features.rows import UserRows
 from genrec_serving.engines.interface import Scored
 from genrec_serving.engines.paged_engine import PagedEngine, fail, resolve
-from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.engines.wire import BEAT, BEAT_S, READY, Ask, Reply, Start
 from genrec_serving.vllm_plugin.item_cache_options import all_item_caches
 from genrec_serving.vllm_plugin.memory_plan import all_splits

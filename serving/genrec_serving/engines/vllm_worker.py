@@ -21,7 +21,8 @@ import torch
 from genrec_model.artifact import Artifact
 from genrec_model.errors import EngineError, EngineUnavailable, GenrecError
 from genrec_serving.engines.interface import Scored
-from genrec_serving.engines.vllm_engine import VllmEngine, VllmOptions
+from genrec_serving.engines.vllm_engine import VllmEngine
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.engines.wire import BEAT, BEAT_S, FAILED, READY, Ask, Reply, Start
 from genrec_serving.vllm_plugin.prompt import ROW_WIDTH
 

@@ -20,7 +20,7 @@ from genrec_model.features.rows import UserRows
 from genrec_model.hstu import HSTUConfig
 from genrec_serving.engines.interface import ScoringEngine
 from genrec_serving.engines.supervised import HANG_S, SupervisedEngine
-from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.strategies.auto import AutoChooser
 from genrec_serving.telemetry.memory import resident_mb
 

@@ -2,7 +2,7 @@ import pytest
 
 from genrec_model.errors import ConfigError, EngineError, EngineUnavailable
 from genrec_serving.engines.interface import ScoringEngine
-from genrec_serving.engines.vllm_engine import VllmOptions
+from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.strategies import strategy
 from genrec_serving.strategies.strategy import Strategies, start_strategies
 
