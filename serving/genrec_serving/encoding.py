@@ -15,6 +15,7 @@ from genrec_model.features.vocabulary import ItemId, Vocabulary
 from genrec_model.hstu import HSTUConfig
 from genrec_serving.histories import IndexedHistory
 from genrec_serving.requests import MAX_AHEAD_S, MAX_EVENTS, Events, Query
+from genrec_serving.users.events import Kept, UserEvent
 from genrec_serving.users.histories import UserHistories
 
 #: Times beyond this (year 36812) are milliseconds by mistake, or nonsense.
@@ -40,8 +41,7 @@ class Encoder:
             RequestError: it gives none or both, or something in it is wrong.
             StoreError: the store of users' events does not answer.
         """
-        if not 0 <= now <= MAX_TIME:
-            raise RequestError(f"{now} is not a time in unix seconds", field="now")
+        _check_now(now)
         if query.history is not None:
             if query.user_id is not None:
                 raise RequestError("give either history or user_id, not both", field="user_id")
@@ -56,6 +56,30 @@ class Encoder:
         if known is None:
             raise RequestError(f"user {query.user_id!r} is unknown", field="user_id", status=404)
         return known.until(now)
+
+    def appending_user(self, query: Query) -> ItemId:
+        """Whose events a query brings.
+
+        Raises:
+            RequestError: it names nobody, or this server keeps no users.
+        """
+        if query.history is not None or query.user_id is None:
+            raise RequestError("goes with user_id, not with history", field="events")
+        if self._users is None:
+            raise RequestError("this server keeps no users", field="events")
+        if query.now is not None:
+            _check_now(query.now)
+        return query.user_id
+
+    async def append(self, user: ItemId, events: Sequence[UserEvent], *, now: int) -> Kept:
+        """Keep events; see `UserHistories.append`.
+
+        Raises:
+            RequestError: something in an event is wrong; none is kept.
+            StoreError: the store does not answer.
+        """
+        assert self._users is not None, "checked by appending_user"
+        return await self._users.append(user, events, now=now)
 
     def items(self, ids: Sequence[ItemId], *, field: str, limit: int) -> Ints:
         """Rows of the item table, int64 [len(ids)].
@@ -141,6 +165,11 @@ class Encoder:
         if type(example) is not type(item):
             hint = f"; ids of this catalogue look like {example!r}"
         return f"item {item!r} is not in the catalogue{hint}"
+
+
+def _check_now(now: int) -> None:
+    if not 0 <= now <= MAX_TIME:
+        raise RequestError(f"{now} is not a time in unix seconds", field="now")
 
 
 def user_rows(history: IndexedHistory, config: HSTUConfig, *, now: int) -> UserRows:

@@ -6,8 +6,9 @@ Letters in shapes: n items of an answer, T tasks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,7 +31,19 @@ from genrec_serving.requests import (
 )
 from genrec_serving.strategies.strategy import STRATEGIES, Choice, Strategies
 from genrec_serving.telemetry.tracing import span
+from genrec_serving.users.events import Kept, UserEvent
 from genrec_serving.users.histories import UserHistories
+
+
+class Visit(NamedTuple):
+    """Events of a query that are kept.
+
+    kept: what became of them.
+    ms: milliseconds that it took.
+    """
+
+    kept: Kept
+    ms: float
 
 
 class Stages:
@@ -38,11 +51,17 @@ class Stages:
 
     Args:
         waited_s: seconds that the request waited for its place.
+        visit: events that were kept before that.
     """
 
-    def __init__(self, waited_s: float) -> None:
+    def __init__(self, waited_s: float, visit: Visit | None = None) -> None:
         self._start = time.perf_counter() - waited_s
         self._ms: dict[str, float] = {"queue": round(waited_s * 1e3, 3)}
+        self.kept = None
+        if visit is not None:
+            self.kept = visit.kept
+            self._ms["append"] = visit.ms
+            self._start -= visit.ms / 1e3
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -99,31 +118,63 @@ class Recommender:
         """Whether requests will never be answered again."""
         return self.strategies.given_up
 
-    async def answer(self, query: RecommendQuery | RankQuery, *, waited_s: float = 0.0) -> Answer:
+    async def keep(self, query: RecommendQuery | RankQuery, events: Sequence[UserEvent]) -> Visit:
+        """Keep the events that a query brings.
+
+        All of the query is checked before, so that a query that is wrong keeps nothing. What is
+        kept stays kept, whatever becomes of the query after that.
+
+        Raises:
+            RequestError: something in the query is wrong; no event is kept.
+            StoreError: the store does not answer.
+        """
+        start = time.perf_counter()
+        with span("append"):
+            user = self._encoder.appending_user(query)
+            _check_strategy(query)
+            if isinstance(query, RankQuery):
+                self._order_by(query)
+                self._candidates(query)
+            else:
+                _check_k(query)
+                self._filters(query)
+            kept = await self._encoder.append(user, events, now=int(self._clock()))
+        return Visit(kept, round((time.perf_counter() - start) * 1e3, 3))
+
+    async def answer(
+        self,
+        query: RecommendQuery | RankQuery,
+        *,
+        waited_s: float = 0.0,
+        visit: Visit | None = None,
+    ) -> Answer:
         """`recommend` or `rank`, whichever the query is for."""
         if isinstance(query, RankQuery):
-            return await self.rank(query, waited_s=waited_s)
-        return await self.recommend(query, waited_s=waited_s)
+            return await self.rank(query, waited_s=waited_s, visit=visit)
+        return await self.recommend(query, waited_s=waited_s, visit=visit)
 
-    async def recommend(self, query: RecommendQuery, *, waited_s: float = 0.0) -> Answer:
+    async def recommend(
+        self, query: RecommendQuery, *, waited_s: float = 0.0, visit: Visit | None = None
+    ) -> Answer:
         """The best items of the catalogue.
 
         Args:
-            query: the question.
+            query: the question; its events are kept already.
             waited_s: seconds that it waited until now.
+            visit: what `keep` gave.
 
         Raises:
             RequestError: something in the query is wrong.
             EngineError: the engine is not available, or failed.
         """
-        stages = Stages(waited_s)
+        stages = Stages(waited_s, visit)
         with stages.stage("features"):
-            if not 1 <= query.k <= MAX_K:
-                raise RequestError(f"{query.k} is not between 1 and {MAX_K}", field="k")
+            _check_k(query)
             _check_strategy(query)
             now = self._now(query)
             history = await self._encoder.history(query, now=now)
-            exclude = [self._encoder.known_items(query.deny, field="deny")]
+            deny, allow = self._filters(query)
+            exclude = [deny]
             exclude_seen = query.exclude_seen
             if exclude_seen if exclude_seen is not None else self._spec.exclude_seen:
                 exclude.append(np.unique(history.items))
@@ -132,7 +183,7 @@ class Recommender:
                 now=now,
                 k=query.k,
                 exclude=np.concatenate(exclude),
-                allow=self._allowed(query),
+                allow=allow,
             )
             choice = await self.strategies.choose(query.strategy, call.rows)
         with stages.stage("engine"):
@@ -140,18 +191,21 @@ class Recommender:
         order = np.arange(len(scored.items))
         return self._answer(scored, order, choice, len(call.rows.items) - 1, stages)
 
-    async def rank(self, query: RankQuery, *, waited_s: float = 0.0) -> Answer:
+    async def rank(
+        self, query: RankQuery, *, waited_s: float = 0.0, visit: Visit | None = None
+    ) -> Answer:
         """The candidates with their scores, best first.
 
         Args:
-            query: the question.
+            query: the question; its events are kept already.
             waited_s: seconds that it waited until now.
+            visit: what `keep` gave.
 
         Raises:
             RequestError: something in the query is wrong.
             EngineError: the engine is not available, or failed.
         """
-        stages = Stages(waited_s)
+        stages = Stages(waited_s, visit)
         with stages.stage("features"):
             order_by = self._order_by(query)
             _check_strategy(query)
@@ -191,15 +245,17 @@ class Recommender:
     def _now(self, query: Query) -> int:
         return int(self._clock()) if query.now is None else query.now
 
-    def _allowed(self, query: RecommendQuery) -> Ints | None:
+    def _filters(self, query: RecommendQuery) -> tuple[Ints, Ints | None]:
+        """Rows of the item table to leave out, and the only ones to consider."""
+        deny = self._encoder.known_items(query.deny, field="deny")
         if query.allow is None:
-            return None
+            return deny, None
         if not query.allow:
             raise RequestError("is empty: leave it out to allow all items", field="allow")
         allowed = self._encoder.known_items(query.allow, field="allow")
         if not len(allowed):
             raise RequestError("has no item of the catalogue", field="allow")
-        return allowed
+        return deny, allowed
 
     def _candidates(self, query: RankQuery) -> Ints:
         if not query.candidates:
@@ -255,8 +311,14 @@ class Recommender:
             history_events=history_events,
             # The start row is cached with the events, and is none.
             cached_events=max(scored.cached_rows - 1, 0),
+            kept=stages.kept,
             timings_ms=stages.result(),
         )
+
+
+def _check_k(query: RecommendQuery) -> None:
+    if not 1 <= query.k <= MAX_K:
+        raise RequestError(f"{query.k} is not between 1 and {MAX_K}", field="k")
 
 
 def _check_strategy(query: Query) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from genrec_model.features.vocabulary import ItemId
+from genrec_serving.users.events import Kept, UserEvent
 
 #: Most events of a history, and entries of an allow or deny list.
 MAX_EVENTS = 16_384
@@ -35,12 +36,14 @@ class Query:
     Args:
         history: the user's events; or
         user_id: a user whose events the server knows. Exactly one of the two is needed.
+        events: new events of that user, kept before the request is answered; None for none.
         now: unix seconds, when the items would be shown; the server's clock by default.
         strategy: engine to use; the server's default where None.
     """
 
     history: Events | None = None
     user_id: ItemId | None = None
+    events: Sequence[UserEvent] | None = None
     now: int | None = None
     strategy: str | None = None
 
@@ -109,6 +112,7 @@ class Answer:
         fallback: why it is not the preferred one; None where it is.
         history_events: events of the history that the model saw.
         cached_events: of these, those that were not computed again.
+        kept: what became of the events that the request brought; None where it brought none.
         timings_ms: milliseconds by stage, and `total`.
     """
 
@@ -119,4 +123,5 @@ class Answer:
     fallback: str | None = None
     history_events: int
     cached_events: int
+    kept: Kept | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)

@@ -63,6 +63,27 @@ def reply(status: int, body: Any, **headers: str) -> httpx.Response:
     )
 
 
+async def test_events_that_come_with_a_question(call) -> None:
+    sent: list[Any] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content))
+        if len(sent) == 1:
+            return reply(503, {"error": {"field": "engine", "message": "no"}}, retry_after="0")
+        kept = {"accepted": 0, "duplicates": 1, "too_old": 0, "unknown_items": 0, "held": 1}
+        return reply(200, {**ANSWER, "appended": kept})
+
+    answer = await call(handler)("rank", [1, 2], user_id=4, events=[EVENT])
+    assert answer.appended.duplicates == 1
+    assert sent[0] == sent[1], "the same ids in every try"
+    assert sent[0]["events"][0].pop("event_id")
+    assert sent[0] == {
+        "user_id": 4,
+        "candidates": [1, 2],
+        "events": [{"item_id": 1000, "action": "view", "timestamp": 5}],
+    }
+
+
 async def test_questions_and_answers(call) -> None:
     seen: list[tuple[str, str, Any]] = []
     users: list[str | None] = []

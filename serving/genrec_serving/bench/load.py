@@ -25,13 +25,18 @@ def load_record(
     loop = "open" if plan.rate is not None else f"c{plan.concurrency}"
     offered = f"{plan.rate:g}/s offered" if plan.rate is not None else f"{plan.concurrency} at once"
     share = measured.cached_events / max(measured.history_events, 1)
+    visit = "one request a visit" if plan.one_request else "two requests a visit"
     notes = [
         measured.model,
         offered,
         f"{plan.seconds:g} s",
         f"{plan.users} users, Zipf {plan.zipf:g}",
         f"{plan.history_events} events and {plan.new_events} new a visit",
-        "histories kept by the server" if plan.state == "server" else "histories in the requests",
+        *(
+            ("histories kept by the server", visit)
+            if plan.state == "server"
+            else ("histories in the requests",)
+        ),
         f"p99 {measured.percentile_ms(99):.1f} ms",
         f"{measured.refused} refused",
         f"{measured.errors} errors" + _kinds(measured),
@@ -45,7 +50,7 @@ def load_record(
         last = float(np.mean(measured.memory_mb[-quarter:]))
         notes.append(f"server memory {first:.0f} MB in the second quarter, {last:.0f} in the last")
     return Record(
-        case=f"load-{kind}-{loop}",
+        case=f"load-{kind}-one-{loop}" if plan.one_request else f"load-{kind}-{loop}",
         backend=backend,
         dtype=dtype,
         p50_ms=measured.percentile_ms(50),
@@ -80,6 +85,9 @@ def load(
     zipf: Annotated[float, typer.Option(help="How uneven; 0: all alike.")] = 1.0,
     history_events: Annotated[int, typer.Option(min=0, help="Of a user at first.")] = 200,
     new_events: Annotated[int, typer.Option(min=0, help="That a visit brings.")] = 8,
+    one_request: Annotated[
+        bool, typer.Option("--one-request", help="A visit's events come with its question.")
+    ] = False,
     candidates: Annotated[int, typer.Option(min=0, help="To rank; 0: recommend.")] = 0,
     k: Annotated[int, typer.Option(min=1, help="Items of a recommendation.")] = 10,
     state: Annotated[
@@ -113,6 +121,7 @@ def load(
         zipf=zipf,
         history_events=history_events,
         new_events=new_events,
+        one_request=one_request,
         candidates=candidates,
         k=k,
         state=state,

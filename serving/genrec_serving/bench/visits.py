@@ -10,6 +10,7 @@ import asyncio
 import multiprocessing.connection
 import multiprocessing.process
 import os
+import random
 import threading
 import time
 from collections import Counter
@@ -109,6 +110,8 @@ class Visitors:
         self._numbers, self._rate, self._concurrency = plan.share(process)
         self._session = session
         self._rng = np.random.default_rng((plan.seed, process))
+        # NumPy would shuffle the whole catalogue for some candidates.
+        self._sample = random.Random(f"{plan.seed}-{process}").sample
         self._shares = np.cumsum(popularity(len(self._numbers), plan.zipf))
         self._users: list[SyntheticUser] = []
         self._items: list[Any] = []
@@ -195,7 +198,10 @@ class Visitors:
     ) -> str:
         events = user.act(new_events)
         began = time.perf_counter()
-        if events and self._plan.state == "server":
+        question = self._question(user)
+        if events and self._plan.one_request:
+            question["events"] = user.with_ids(events)
+        elif events and self._plan.state == "server":
             path = f"/v1/users/{user.name}/events"
             status, _ = await self._send("POST", path, {"events": user.with_ids(events)})
             if status != 200:
@@ -203,7 +209,7 @@ class Visitors:
             measured.append_s.append(time.perf_counter() - began)
         asked = time.perf_counter()
         path = "/v1/rank" if self._plan.candidates else "/v1/recommend"
-        status, content = await self._send("POST", path, self._question(user))
+        status, content = await self._send("POST", path, question)
         if status != 200:
             return str(status)
         answered = time.perf_counter()
@@ -225,8 +231,8 @@ class Visitors:
             body["strategy"] = plan.strategy
         if plan.candidates:
             count = min(plan.candidates, len(self._items))
-            chosen = self._rng.permutation(len(self._items))[:count]
-            return {**body, "candidates": [self._items[i] for i in chosen.tolist()]}
+            chosen = self._sample(range(len(self._items)), count)
+            return {**body, "candidates": [self._items[i] for i in chosen]}
         return {**body, "k": plan.k}
 
     async def _send(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:

@@ -30,6 +30,7 @@ class LoadPlan:
         zipf: exponent of that; 0 for all alike.
         history_events: that each user has before the first visit.
         new_events: that a user brings to each visit.
+        one_request: whether a visit is one request, which brings the new events with it.
         candidates: to rank; 0 to ask for recommendations.
         k: items of a recommendation.
         state: whether the server keeps the histories, or each request carries its own.
@@ -52,6 +53,7 @@ class LoadPlan:
     zipf: float = 1.0
     history_events: int = 200
     new_events: int = 8
+    one_request: bool = False
     candidates: int = 0
     k: int = 10
     state: Literal["server", "request"] = "server"
@@ -70,6 +72,8 @@ class LoadPlan:
                 f"load: {self.processes} processes need as many users and visitors; there are "
                 f"{self.users} and {parts[1]}"
             )
+        if self.one_request and self.state != "server":
+            raise ConfigError("load: one request a visit needs histories kept by the server")
         positive = (1 if self.rate is None else self.rate, self.seconds, self.k, self.timeout_s)
         counts = (self.zipf, self.history_events, self.new_events, self.candidates)
         if min(positive) <= 0 or min(counts) < 0:

@@ -54,40 +54,6 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     version: str
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """Items, best first, and how they were found.
-
-    Args:
-        strategy: engine that was used.
-        fallback: why it is not the preferred one; None where it is.
-        history_events: events that the model saw.
-        cached_events: of these, those that were not computed again.
-        timings_ms: milliseconds by stage, and `total`.
-    """
-
-    items: list[ScoredItem]
-    model: Model
-    strategy: str
-    fallback: str | None
-    history_events: int
-    cached_events: int
-    timings_ms: dict[str, float]
-
-
-class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong, and where."""
-
-    field: str
-    message: str
-
-
-class Failed(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong with one request of a batch."""
-
-    error: ErrorDetail
-    status: int
-
-
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
     """What became of appended events. They are safe now.
 
@@ -104,6 +70,42 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
     too_old: int
     unknown_items: int
     held: int
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Items, best first, and how they were found.
+
+    Args:
+        strategy: engine that was used.
+        fallback: why it is not the preferred one; None where it is.
+        history_events: events that the model saw.
+        cached_events: of these, those that were not computed again.
+        appended: what became of the events of the question; None where it brought none.
+        timings_ms: milliseconds by stage, and `total`.
+    """
+
+    items: list[ScoredItem]
+    model: Model
+    strategy: str
+    fallback: str | None
+    history_events: int
+    cached_events: int
+    timings_ms: dict[str, float]
+    appended: Appended | None = None
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong, and where."""
+
+    field: str
+    message: str
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong with one request of a batch."""
+
+    error: ErrorDetail
+    status: int
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):

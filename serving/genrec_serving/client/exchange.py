@@ -69,6 +69,8 @@ class Query:
     Args:
         user_id: a user whom the server knows; or
         history: their events, oldest first.
+        events: with `user_id`: new events, kept before the question is answered; the answer's
+            `appended` says what became of them.
         candidates: items to rank.
         k, exclude_seen, allow, deny: of a recommendation.
         order_by: of a ranking.
@@ -78,6 +80,7 @@ class Query:
 
     user_id: ItemId | None = None
     history: Sequence[Event] | None = None
+    events: Sequence[Event] | None = None
     candidates: Sequence[ItemId] | None = None
     k: int | None = None
     exclude_seen: bool | None = None
@@ -88,8 +91,11 @@ class Query:
     strategy: str | None = None
 
     def body(self) -> dict[str, Any]:
-        """What is given."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        """What is given; events have the same ids in every try of one body."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if self.events is not None:
+            given["events"] = [event.with_id() for event in self.events]
+        return given
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from genrec_serving.surfaces.schemas import (
     ForgottenBody,
     UserBody,
     json_schema,
+    kept_to_dict,
     parse_json,
 )
 from genrec_serving.users.events import MAX_ID_LENGTH
@@ -112,8 +113,8 @@ async def append_events(
     """
     body = parse_json(AppendBody, content)
     events = [event.user_event() for event in body.events]
-    appended, unknown = await _users(recommender()).append(user_id, events, now=now)
-    return orjson.dumps({"user_id": user_id, **appended._asdict(), "unknown_items": unknown})
+    kept = await _users(recommender()).append(user_id, events, now=now)
+    return orjson.dumps({"user_id": user_id, **kept_to_dict(kept)})
 
 
 def _users(recommender: Recommender) -> UserHistories:

@@ -25,7 +25,7 @@ from genrec_serving.requests import (
     RecommendQuery,
 )
 from genrec_serving.strategies.strategy import Strategy
-from genrec_serving.users.events import MAX_APPEND, MAX_ID_LENGTH, UserEvent
+from genrec_serving.users.events import MAX_APPEND, MAX_ID_LENGTH, Kept, UserEvent
 
 #: Most users of one request.
 MAX_BATCH = 256
@@ -47,6 +47,22 @@ class Event(Body, frozen=True, kw_only=True):
     value: Annotated[float | None, Meta(description="rating or spend; accepted, not used")] = None
 
 
+class AppendedEvent(Event, frozen=True, kw_only=True):
+    """Something that the user did, to be kept."""
+
+    event_id: Annotated[
+        str,
+        Meta(
+            description=f"chosen by the client, 1 to {MAX_ID_LENGTH} characters: to send it again "
+            "is safe"
+        ),
+    ]
+
+    def user_event(self) -> UserEvent:
+        """For the store."""
+        return UserEvent(self.event_id, self.item_id, self.action, self.timestamp, self.value)
+
+
 class QueryBody(Body, frozen=True, kw_only=True):
     """What all requests have."""
 
@@ -57,21 +73,27 @@ class QueryBody(Body, frozen=True, kw_only=True):
     user_id: Annotated[
         Id | None, Meta(description="instead of history: a user the server knows")
     ] = None
+    events: Annotated[
+        list[AppendedEvent] | None,
+        Meta(
+            description=f"with user_id: 1 to {MAX_APPEND} new events, kept before the answer is "
+            "computed, as /v1/users/{user_id}/events keeps them"
+        ),
+    ] = None
     now: Annotated[
         int | None, Meta(description="unix seconds, when items would be shown; by default now")
     ] = None
     strategy: Annotated[Strategy | None, Meta(description="force an engine")] = None
 
-    @property
-    def events(self) -> Events | None:
-        """The history as the recommender takes it."""
-        if self.history is None:
-            return None
-        return Events(
-            item_ids=[event.item_id for event in self.history],
-            actions=[event.action for event in self.history],
-            timestamps=[event.timestamp for event in self.history],
-        )
+    def parts(self) -> dict[str, Any]:
+        """Fields of a `Query`."""
+        return {
+            "history": None if self.history is None else _columns(self.history),
+            "user_id": self.user_id,
+            "events": None if self.events is None else [e.user_event() for e in self.events],
+            "now": self.now,
+            "strategy": self.strategy,
+        }
 
 
 class RecommendBody(QueryBody, frozen=True, kw_only=True):
@@ -88,10 +110,7 @@ class RecommendBody(QueryBody, frozen=True, kw_only=True):
     def query(self) -> RecommendQuery:
         """For the recommender."""
         return RecommendQuery(
-            history=self.events,
-            user_id=self.user_id,
-            now=self.now,
-            strategy=self.strategy,
+            **self.parts(),
             k=self.k,
             exclude_seen=self.exclude_seen,
             allow=self.allow,
@@ -109,14 +128,16 @@ class RankBody(QueryBody, frozen=True, kw_only=True):
 
     def query(self) -> RankQuery:
         """For the recommender."""
-        return RankQuery(
-            history=self.events,
-            user_id=self.user_id,
-            now=self.now,
-            strategy=self.strategy,
-            candidates=self.candidates,
-            order_by=self.order_by,
-        )
+        return RankQuery(**self.parts(), candidates=self.candidates, order_by=self.order_by)
+
+
+def _columns(history: list[Event]) -> Events:
+    """A history as the recommender takes it."""
+    return Events(
+        item_ids=[event.item_id for event in history],
+        actions=[event.action for event in history],
+        timestamps=[event.timestamp for event in history],
+    )
 
 
 class BatchBody(Body, frozen=True, kw_only=True):
@@ -130,28 +151,6 @@ class BatchBody(Body, frozen=True, kw_only=True):
     ]
 
 
-class AppendedEvent(Event, frozen=True, kw_only=True):
-    """Something that the user did, to be kept."""
-
-    event_id: Annotated[
-        str,
-        Meta(
-            description=f"chosen by the client, 1 to {MAX_ID_LENGTH} characters: to send it again "
-            "is safe"
-        ),
-    ]
-
-    def user_event(self) -> UserEvent:
-        """For the store."""
-        return UserEvent(
-            event_id=self.event_id,
-            item_id=self.item_id,
-            action=self.action,
-            timestamp=self.timestamp,
-            value=self.value,
-        )
-
-
 class AppendBody(Body, frozen=True, kw_only=True):
     """Events of one user, in any order; to send them at least once is enough."""
 
@@ -161,21 +160,30 @@ class AppendBody(Body, frozen=True, kw_only=True):
 _EXAMPLE = [{"item_id": 1000, "action": "view", "timestamp": 1700000000}]
 _EXAMPLES: dict[type[Body], dict[str, Any]] = {
     RecommendBody: {"history": _EXAMPLE, "k": 3},
-    RankBody: {"history": _EXAMPLE, "candidates": [1001, 1002]},
+    RankBody: {
+        "user_id": 1,
+        "events": [{"event_id": "a1", **_EXAMPLE[0]}],
+        "candidates": [1001, 1002],
+    },
     BatchBody: {"requests": [{"user_id": 1, "k": 3}, {"history": [], "candidates": [1001]}]},
     AppendBody: {"events": [{"event_id": "a1", **_EXAMPLE[0]}]},
 }
 
 
-class AppendedBody(BaseModel):
+class KeptBody(BaseModel):
     """What became of the events. They are safe now."""
 
-    user_id: str
     accepted: int
     duplicates: int = Field(description="kept before, by their ids")
     too_old: int = Field(description="not kept: events of their time were dropped already")
     unknown_items: int = Field(description="of items that the model does not know yet")
     held: int = Field(description="events of the user that are kept now")
+
+
+class AppendedBody(KeptBody):
+    """What became of the events of a user. They are safe now."""
+
+    user_id: str
 
 
 class UserBody(BaseModel):
@@ -221,6 +229,9 @@ class AnswerBody(BaseModel):
     fallback: str | None = Field(description="why it is not the preferred engine, if it is not")
     history_events: int = Field(description="events that the model saw")
     cached_events: int = Field(description="of these, events that were not computed again")
+    appended: KeptBody | None = Field(
+        description="what became of the events of the request, if it brought some"
+    )
     timings_ms: dict[str, float]
 
 
@@ -309,6 +320,11 @@ def json_schema(model: type[Body]) -> dict[str, Any]:
     return {**resolved, "example": _EXAMPLES[model]}
 
 
+def kept_to_dict(kept: Kept) -> dict[str, int]:
+    """What became of appended events, as `KeptBody` describes it."""
+    return {**kept.appended._asdict(), "unknown_items": kept.unknown_items}
+
+
 def answer_to_dict(answer: Answer) -> dict[str, Any]:
     """An answer as `AnswerBody` describes it, without the cost of building one."""
     return {
@@ -326,5 +342,6 @@ def answer_to_dict(answer: Answer) -> dict[str, Any]:
         "fallback": answer.fallback,
         "history_events": answer.history_events,
         "cached_events": answer.cached_events,
+        "appended": None if answer.kept is None else kept_to_dict(answer.kept),
         "timings_ms": answer.timings_ms,
     }

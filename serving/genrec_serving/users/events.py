@@ -74,6 +74,17 @@ class Appended(NamedTuple):
     held: int
 
 
+class Kept(NamedTuple):
+    """What became of appended events, and of how many items the model knows nothing.
+
+    appended: by the store.
+    unknown_items: events of items that the model does not know yet.
+    """
+
+    appended: Appended
+    unknown_items: int
+
+
 def merge(
     state: UserState | None, events: Sequence[UserEvent], *, limit: int
 ) -> tuple[UserState, Appended]:

@@ -16,7 +16,7 @@ from genrec_serving.requests import MAX_AHEAD_S
 from genrec_serving.users.events import (
     MAX_APPEND,
     MAX_ID_LENGTH,
-    Appended,
+    Kept,
     UserEvent,
     UserState,
 )
@@ -79,10 +79,8 @@ class UserHistories:
         self._keep(user, state.tag, history)
         return history
 
-    async def append(
-        self, user_id: ItemId, events: Sequence[UserEvent], *, now: int
-    ) -> tuple[Appended, int]:
-        """Keep events that are not kept yet; what became of them, and how many items are unknown.
+    async def append(self, user_id: ItemId, events: Sequence[UserEvent], *, now: int) -> Kept:
+        """Keep events that are not kept yet; what became of them.
 
         Args:
             user_id: any user.
@@ -96,7 +94,8 @@ class UserHistories:
         check_user(user_id)
         self._check(events, now=now)
         appended = await self.store.append(str(user_id), events)
-        return appended, sum(e.item_id not in self._vocabulary.index_of for e in events)
+        index_of = self._vocabulary.index_of
+        return Kept(appended, sum(e.item_id not in index_of for e in events))
 
     async def view(self, user_id: ItemId) -> UserView | None:
         """What is held of a user, None for one who is not known.

@@ -11,7 +11,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from genrec_model.errors import DataError, EngineError
+from genrec_model.errors import ConfigError, DataError, EngineError
 from genrec_serving.bench.load import load, load_record
 from genrec_serving.bench.records import append
 from genrec_serving.bench.saturation import curves, write_plot
@@ -53,6 +53,12 @@ def test_a_record_says_all() -> None:
     row = load_record(closed, measured(1), machine="CPU", backend="vllm")
     assert row.case == "load-rank100-c32"
     assert "100 MB in the second quarter, 110 in the last" in row.note
+    assert "two requests a visit" in row.note
+    row = load_record(replace(closed, one_request=True), measured(1), machine="CPU", backend="vllm")
+    assert row.case == "load-rank100-one-c32"
+    assert "one request a visit" in row.note
+    with pytest.raises(ConfigError, match="one request"):
+        replace(closed, one_request=True, state="request")
 
 
 def test_nothing_was_answered() -> None:
@@ -107,6 +113,10 @@ def test_the_real_server(server, tmp_path) -> None:
     assert "append p50" in row["note"]
     assert row["note"].startswith("tiny: 2 layers, 32 wide, 50 items, 47 events")
     assert plot.exists()
+    row = run("--concurrency", "3", "--candidates", "5", "--one-request", "--new-events", "2")
+    assert row["case"] == "load-rank5-one-c3"
+    assert "0 errors" in row["note"]
+    assert "append p50" not in row["note"]
     row = run("--concurrency", "3", "--candidates", "5", "--state", "request", "--no-warm")
     assert row["case"] == "load-rank5-c3"
     assert "0 errors" in row["note"]

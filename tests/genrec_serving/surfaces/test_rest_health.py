@@ -35,7 +35,7 @@ def loading() -> Any:
 
 
 def failing(error: Exception, *, healthy: bool) -> Any:
-    async def fail(_: Any, *, waited_s: float) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
         raise error
 
     recommender = SimpleNamespace(answer=fail, healthy=healthy, given_up=False)
