@@ -30,7 +30,7 @@ from genrec_cache.fast_rows import FastRows
 from genrec_cache.host_rows import HostRows
 from genrec_cache.hot_set import NO_SLOT, HotSet
 from genrec_cache.policy import HotSetPolicy, Ints, Plan, PolicySettings
-from genrec_cache.streams import Fence
+from genrec_cache.streams import Fence, sent
 from genrec_cache.table import EmbeddingTable
 from genrec_kernels.dispatch import Backend
 
@@ -135,6 +135,11 @@ class CachedTable(EmbeddingTable):
         self._background = Background("hot-cache", waiting=_WAITING) if threaded else None
 
     @property
+    def host(self) -> HostRows:
+        """The whole table of the present version."""
+        return self._rows.host
+
+    @property
     def num_rows(self) -> int:
         """V."""
         return self._rows.host.num_rows
@@ -230,19 +235,23 @@ class CachedTable(EmbeddingTable):
             self.check(ahead)
         return self._look_up(ids, ahead)
 
-    def gather(self, ids: Tensor) -> Tensor:
-        """As `lookup`, for ids on the GPU that its caller vouches for: nothing ever waits.
+    def gather(self, ids: Tensor, *, counted: bool = True) -> Tensor:
+        """As `lookup`, for ids that its caller vouches for: nothing ever waits.
 
         Rows of ids out of range are NaN, are counted, and are named in the log later.
+
+        Args:
+            ids: int64 [...], on the device or the CPU.
+            counted: False where another lookup of these very ids is counted.
         """
-        return self._look_up(ids, None)[0]
+        return self._look_up(ids, None, counted=counted)[0]
 
     @contextmanager
-    def in_use(self, ids: Tensor) -> Iterator[None]:
+    def in_use(self, ids: Tensor | None) -> Iterator[None]:
         """A block in which `launch` may be called, or a CUDA graph replayed that was captured so.
 
         Args:
-            ids: that are looked up in the block, for the policy.
+            ids: that are looked up in the block, for the policy; None: nothing is counted.
         """
         with self._lock:
             rows = self._rows
@@ -251,7 +260,8 @@ class CachedTable(EmbeddingTable):
                 yield
             finally:
                 rows.end()
-        self._note(ids.detach().flatten(), None)
+        if ids is not None:
+            self._note(ids.detach().flatten(), None)
 
     def launch(self, ids: Tensor) -> Tensor:
         """Rows [N, W] of ids int64 [N] on the device, as `gather` gives them, inside `in_use`.
@@ -422,11 +432,13 @@ class CachedTable(EmbeddingTable):
         capacity = min(self._capacity, host.num_rows)
         return FastRows(host, capacity, self.device, backend=self._backend)
 
-    def _look_up(self, ids: Tensor, ahead: Tensor | None) -> tuple[Tensor, int]:
+    def _look_up(
+        self, ids: Tensor, ahead: Tensor | None, *, counted: bool = True
+    ) -> tuple[Tensor, int]:
         flat = ids.detach().flatten()
         with self._lock:
             rows, version = self._rows, self._version
-            out = rows.gather(self._on_device(flat), merge_repeats=self._merge)
+            out = rows.gather(sent(flat, self.device), merge_repeats=self._merge)
             wrong = rows.saw_outside
             self._retired = [old for old in self._retired if not old.idle]
             self._out_of_range += int(wrong)
@@ -434,15 +446,9 @@ class CachedTable(EmbeddingTable):
             _log.warning(
                 "a gather asked for rows beyond the table's %d: they are NaN", rows.host.num_rows
             )
-        self._note(flat, ahead)
+        if counted:
+            self._note(flat, ahead)
         return out.view(*ids.shape, self.width), version
-
-    def _on_device(self, ids: Tensor) -> Tensor:
-        if ids.device == self.device:
-            return ids
-        if ids.is_cuda or not self._on_gpu:
-            return ids.to(self.device)
-        return ids.pin_memory().to(self.device, non_blocking=True)
 
     def _note(self, ids: Tensor, ahead: Tensor | None) -> None:
         """Have a batch counted, and the hot set follow it."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genrec_cache.host_rows import HostRows
-from genrec_cache.streams import Fence, new_stream
+from genrec_cache.streams import Fence, new_stream, sent
 from genrec_kernels.cached_rows import NO_SLOT, StoredRows, cached_rows, copy_rows
 from genrec_kernels.dispatch import Backend
 
@@ -206,7 +206,7 @@ class FastRows:
         self._mark(self._edits)
 
     def _moved(self, numbers: Ints) -> Tensor:
-        return torch.from_numpy(numbers).pin_memory().to(self.device, non_blocking=True)
+        return sent(torch.from_numpy(numbers), self.device)
 
     def _follow(self, stream: torch.cuda.Stream) -> None:
         """Let a stream wait for the last use of `slot_of`."""

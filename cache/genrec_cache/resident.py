@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from genrec_cache.streams import sent
 from genrec_cache.table import EmbeddingTable
 
 
@@ -35,5 +36,5 @@ class ResidentTable(EmbeddingTable):
     def lookup(self, ids: Tensor) -> Tensor:
         """Rows of these ids, as the base class says."""
         self.check(ids)
-        flat = self.rows.index_select(0, ids.to(self.rows.device).flatten())
+        flat = self.rows.index_select(0, sent(ids.flatten(), self.rows.device))
         return flat.view(*ids.shape, self.width)

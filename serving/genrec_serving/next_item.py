@@ -11,25 +11,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_cache.resident import ResidentTable
-from genrec_cache.table import EmbeddingTable
-from genrec_kernels.top_k import TopK, top_k
+from genrec_kernels.top_k import TopK
 from genrec_model.features.reserved import NUM_RESERVED
+from genrec_serving.catalogue import Catalogue, ResidentCatalogue
 
 
 class NextItem:
-    """Unit vectors of the item table, made once.
+    """Scores by the unit vectors of the item table.
 
     Args:
-        catalogue: float [V, W], from `HSTU.catalogue_embedding`.
+        catalogue: those; or float [V, W], from `HSTU.catalogue_embedding`.
         temperature: of the model.
     """
 
-    def __init__(self, catalogue: Tensor, temperature: float) -> None:
+    def __init__(self, catalogue: Catalogue | Tensor, temperature: float) -> None:
+        if isinstance(catalogue, Tensor):
+            catalogue = ResidentCatalogue(catalogue)
         self._catalogue = catalogue
-        self._table: EmbeddingTable = ResidentTable(catalogue)
         self._temperature = temperature
-        self._items = torch.ones(len(catalogue), dtype=torch.bool, device=catalogue.device)
+        rows, device = self._catalogue.num_rows, self._catalogue.device
+        self._items = torch.ones(rows, dtype=torch.bool, device=device)
         self._items[:NUM_RESERVED] = False
 
     def best(
@@ -49,16 +50,18 @@ class NextItem:
         kept = self._items
         if allow is not None:
             kept = torch.zeros_like(kept).index_fill_(0, allow, True) & kept
-        found = top_k(
-            users.to(self._catalogue.dtype), self._catalogue, k, exclude=exclude, allow=kept
+        found = self._catalogue.search(
+            users.to(self._catalogue.dtype), k, exclude=exclude, allow=kept
         )
         return TopK(found.items, found.scores / self._temperature)
 
     def scores_of(self, users: Tensor, items: Tensor) -> Tensor:
         """[C, W] (or [W], one user for all) and int64 [C] to float32 [C].
 
+        Items that are still on the CPU are checked there, so that nothing waits for a GPU.
+
         Raises:
             IndexError: an item is not in the table.
         """
-        rows_CW = self._table.lookup(items).float()
+        rows_CW = self._catalogue.vectors(items).float()
         return (rows_CW * users.float()).sum(-1) / self._temperature

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from genrec_cache import host_memory, row_stream
 from genrec_cache.embedding_cache import CachedTable
 from genrec_cache.hashed_cache import HashedTable
-from genrec_cache.host_memory import PinFailed
+from genrec_cache.host_memory import PinFailed, allocate
 from genrec_cache.host_rows import HostRows
 from genrec_cache.row_sources import FileRows, SparseSource
+from genrec_cache.row_stream import stream_rows
 from genrec_cache.tiers import TieredTable
 
 ON_GPU = torch.cuda.is_available()
@@ -168,6 +170,30 @@ def test_a_mapped_file_is_a_table(tmp_path: Path) -> None:
         ids = batch(seed)
         assert torch.equal(cache.lookup(ids).cpu(), rows[ids])
     cache.close()
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["floats", "int8"])
+def test_all_rows_come_by_in_pieces(int8: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Memory is pinned in so small pieces that most copies have to be cut.
+    monkeypatch.setattr(host_memory, "PIECE", 1 << 16)
+    monkeypatch.setattr(row_stream, "PIECE", 1 << 16)
+    values = allocate(ROWS, WIDTH, torch.float32).copy_(table())
+    host = HostRows.quantized(values) if int8 else HostRows(values)
+    if ON_GPU and not int8:  # those are not at the start of a page of memory
+        assert host.pin(), host.problem
+    for piece_rows in (ROWS // 7 + 1, ROWS, 2 * ROWS):
+        found = torch.zeros(ROWS, WIDTH)
+        size = piece_rows * host.stored.values[:1].nbytes
+        for first, rows in stream_rows(host, torch.device(DEVICE), piece_bytes=size):
+            assert rows.device.type == DEVICE
+            # Still at work on one piece when the next is asked for.
+            for _ in range(50 if ON_GPU else 1):
+                rows = rows * 1.0
+            found[first : first + len(rows)] = rows.cpu()
+        expected = host.stored.values.float()
+        if host.stored.scales is not None:
+            expected = expected * host.stored.scales[:, None]
+        assert torch.equal(found, expected)
 
 
 class ById(SparseSource):

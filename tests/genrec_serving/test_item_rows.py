@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from genrec_cache.host_rows import HostRows
+from genrec_cache.stored_matrix import StoredMatrix
 from genrec_model.artifact import Artifact
 from genrec_model.errors import ConfigError
+from genrec_model.hstu import HSTU
 from genrec_serving.vllm_plugin import item_rows
 from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions, all_item_caches
 from genrec_serving.vllm_plugin.item_rows import CachedItems, ItemRows, popularity
@@ -21,7 +24,7 @@ CPU = torch.device("cpu")
 
 def test_rows_are_the_embeddings() -> None:
     whole = nn.Embedding(50, 6)
-    cached = CachedItems(whole.weight, 5, CPU)
+    cached = CachedItems(HostRows(whole.weight.detach()), 5, CPU)
     for seed in range(10):
         items = torch.randint(0, 50, (40,), generator=torch.Generator().manual_seed(seed)) // 3
         with torch.inference_mode(), cached.pass_over(items):
@@ -35,11 +38,25 @@ def test_rows_are_the_embeddings() -> None:
 
 
 def test_a_pass_that_fails_does_not_block_the_next() -> None:
-    cached = CachedItems(torch.zeros(9, 2), 3, CPU)
+    cached = CachedItems(HostRows(torch.zeros(9, 2)), 3, CPU)
     with pytest.raises(ZeroDivisionError), cached.pass_over(torch.tensor([1])):
         raise ZeroDivisionError
     with cached.pass_over(torch.tensor([1])):
         assert cached(torch.tensor([1])).shape == (1, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_table_comes_from_the_file(tiny_artifact, dtype) -> None:
+    expected = tiny_artifact.load_model().item_embedding.weight.to(dtype)
+    for options in (on(tiny_artifact), ItemCacheOptions(mode="off")):
+        model, rows = rows_of(tiny_artifact, options, dtype)
+        items = torch.tensor([0, 7, 7, len(expected) - 1])
+        with torch.inference_mode(), rows.pass_over(items):
+            found = model.item_embedding(items)
+        assert found.dtype == dtype
+        assert torch.equal(found, expected[items])
+        assert (rows.cached is None) == (options.mode == "off")
+        rows.close()
 
 
 def test_what_is_cached() -> None:
@@ -85,14 +102,24 @@ def on(artifact: Artifact, snapshot: Path | None = None) -> ItemCacheOptions:
     )
 
 
+def rows_of(
+    artifact: Artifact, options: ItemCacheOptions, dtype: torch.dtype = torch.float32
+) -> tuple[HSTU, ItemRows]:
+    """A model without its table, and what gives it one."""
+    config = artifact.config
+    absent = nn.Embedding(config.num_items, config.hidden_size, device="meta")
+    model = HSTU(config, item_embedding=absent)
+    table = StoredMatrix.find(artifact.path / "model.safetensors", "item_embedding.weight")
+    return model, ItemRows(model, table, options, dtype=dtype, device=CPU)
+
+
 def ask(rows: ItemRows, items: list[int]) -> None:
     with rows.pass_over(torch.tensor(items)):
         pass
 
 
 def test_a_new_cache_starts_with_the_most_popular_items(tiny_artifact) -> None:
-    model = tiny_artifact.load_model()
-    rows = ItemRows(model, on(tiny_artifact))
+    model, rows = rows_of(tiny_artifact, on(tiny_artifact))
     assert rows.cached is not None
     assert model.item_embedding is rows.cached
     counts = tiny_artifact.vocabulary.train_counts
@@ -104,13 +131,13 @@ def test_a_new_cache_starts_with_the_most_popular_items(tiny_artifact) -> None:
 
 def test_the_next_cache_starts_where_the_last_one_ended(tiny_artifact, tmp_path) -> None:
     file = tmp_path / "state" / "item-cache.npz"
-    first = ItemRows(tiny_artifact.load_model(), on(tiny_artifact, file))
+    _, first = rows_of(tiny_artifact, on(tiny_artifact, file))
     rare = [30, 31, 32, 33]
     for _ in range(40):
         ask(first, rare)
     first.close()
     assert first.cached is not None
-    second = ItemRows(tiny_artifact.load_model(), on(tiny_artifact, file))
+    _, second = rows_of(tiny_artifact, on(tiny_artifact, file))
     assert second.cached is not None
     assert second.statistics()["start"] == "snapshot"
     assert second.cached.cache.residents.tolist() == first.cached.cache.residents.tolist()
@@ -121,7 +148,7 @@ def test_the_next_cache_starts_where_the_last_one_ended(tiny_artifact, tmp_path)
 def test_a_snapshot_of_another_table_is_not_used(tiny_artifact, tmp_path, caplog) -> None:
     file = tmp_path / "item-cache.npz"
     file.write_bytes(b"no snapshot")
-    rows = ItemRows(tiny_artifact.load_model(), on(tiny_artifact, file))
+    _, rows = rows_of(tiny_artifact, on(tiny_artifact, file))
     assert rows.statistics()["start"] == "popularity"
     assert "does not start from its snapshot" in caplog.text
     rows.close()
@@ -137,33 +164,31 @@ def test_popularity_that_does_not_fit_is_not_used(tiny_artifact, tmp_path, caplo
     assert caplog.text.count("starts cold") == 2
 
 
-def test_a_cache_that_cannot_be_made_leaves_the_table_where_it_is(tiny_artifact, caplog) -> None:
-    model = tiny_artifact.load_model()
-    table = model.item_embedding
-
+def test_a_cache_that_cannot_be_made_leaves_the_whole_table(tiny_artifact, caplog) -> None:
     class Full(CachedItems):
         def __init__(self, *arguments: object) -> None:
             raise RuntimeError("out of memory")
 
     with patch.object(item_rows, "CachedItems", Full):
-        rows = ItemRows(model, on(tiny_artifact))
-    assert model.item_embedding is table
+        model, rows = rows_of(tiny_artifact, on(tiny_artifact))
+    whole = tiny_artifact.load_model().item_embedding.weight
+    assert torch.equal(model.item_embedding.weight, whole)
     shown = rows.statistics()
     assert shown["state"] == "failed"
     assert shown["problem"] == "no cache of the item table: out of memory"
-    assert "stays on the device" in caplog.text
+    assert "goes to the device as a whole" in caplog.text
     ask(rows, [1])
     rows.close()
 
 
 def test_several_engines_are_shown_as_one(tiny_artifact) -> None:
-    engines = [ItemRows(tiny_artifact.load_model(), on(tiny_artifact)) for _ in range(2)]
+    engines = [rows_of(tiny_artifact, on(tiny_artifact))[1] for _ in range(2)]
     for rows in engines:
         ask(rows, [5, 5, 6])
     parts = [{"item_cache": rows.statistics()} for rows in engines]
     found = all_item_caches(parts)
     assert (found["state"], found["accesses"], found["unique"]) == ("on", 6, 4)
-    off = {"item_cache": ItemRows(tiny_artifact.load_model(), ItemCacheOptions()).statistics()}
+    off = {"item_cache": rows_of(tiny_artifact, ItemCacheOptions())[1].statistics()}
     assert all_item_caches([off, off])["state"] == "off"
     failed = {"item_cache": {"state": "failed", "why": "", "problem": "full"}}
     mixed = all_item_caches([*parts, failed])

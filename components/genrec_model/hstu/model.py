@@ -32,13 +32,18 @@ class UserScores(NamedTuple):
 
 
 class HSTU(nn.Module):
-    """Retrieves (dot product over the catalogue) and ranks (task logits of candidate rows)."""
+    """Retrieves (dot product over the catalogue) and ranks (task logits of candidate rows).
 
-    def __init__(self, config: HSTUConfig) -> None:
+    Args:
+        config: shape of the model.
+        item_embedding: the item table [V, W], kept as it is; None for a new one of random rows.
+    """
+
+    def __init__(self, config: HSTUConfig, *, item_embedding: nn.Embedding | None = None) -> None:
         super().__init__()
         self.config = config
         width = config.hidden_size
-        self.item_embedding = nn.Embedding(config.num_items, width)
+        self.item_embedding = item_embedding or nn.Embedding(config.num_items, width)
         self.action_embedding = nn.Embedding(config.num_actions, width)
         self.position_embedding = nn.Embedding(config.max_rows + 1, width)
         self.layers = nn.ModuleList(HSTULayer(config) for _ in range(config.num_layers))
@@ -47,7 +52,8 @@ class HSTU(nn.Module):
         self.task_output = nn.Linear(width, len(config.tasks))
         self.dropout = nn.Dropout(config.dropout)
         for table in (self.item_embedding, self.action_embedding, self.position_embedding):
-            nn.init.normal_(table.weight, std=0.02)
+            if table is not item_embedding:
+                nn.init.normal_(table.weight, std=0.02)
 
     def embed(self, items: Tensor, actions: Tensor, positions: Tensor) -> Tensor:
         """Rows before the first layer: int64 [...] each, to [..., W].

@@ -1,6 +1,7 @@
 """Rows of the item table for the layers: from the whole table, or from a hot cache of it.
 
-With the cache the table itself stays in the host's memory, and the GPU holds the hot rows alone.
+With the cache the table itself stays in the host's memory, and the GPU holds the hot rows alone:
+from the artifact's file on, the table is never there as a whole.
 
 Letters in shapes: V rows of the item table, R rows of a pass, W hidden width.
 """
@@ -19,9 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from genrec_cache.embedding_cache import CachedTable
+from genrec_cache.host_rows import HostRows
 from genrec_cache.keeper import Keeper
 from genrec_cache.policy import Ints
 from genrec_cache.snapshot import SnapshotUnfit
+from genrec_cache.stored_matrix import StoredMatrix
 from genrec_model.features.reserved import NUM_RESERVED
 from genrec_model.hstu import HSTU
 from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions
@@ -42,29 +45,26 @@ class CachedItems(nn.Module):
     """Takes the place of an `nn.Embedding` for items: same rows, out of a hot cache.
 
     Args:
-        table: float [V, W]; a copy on the CPU is kept.
+        host: the table [V, W].
         slots: of the cache.
         device: of the rows that come out.
     """
 
-    def __init__(self, table: Tensor, slots: int, device: torch.device) -> None:
+    def __init__(self, host: HostRows, slots: int, device: torch.device) -> None:
         super().__init__()
-        with torch.inference_mode(False):
-            host = table.detach().cpu().clone()
         self.cache = CachedTable(host, slots, device=device)
-        self._whole = host
         logger.info(
             "item table of %d rows stays on the host, %d of them are cached on %s",
-            len(host), self.cache.capacity, device,
+            host.num_rows, self.cache.capacity, device,
         )  # fmt: skip
 
     @property
     def weight(self) -> Tensor:
         """The whole table [V, W], on the CPU."""
-        return self._whole
+        return self.cache.host.stored.values
 
     @contextmanager
-    def pass_over(self, items: Tensor) -> Iterator[None]:
+    def pass_over(self, items: Tensor | None) -> Iterator[None]:
         """A block that runs one pass, or replays its graph, over these items (int64 [R])."""
         with self.cache.in_use(items):
             yield
@@ -79,41 +79,60 @@ class CachedItems(nn.Module):
 
 
 class ItemRows:
-    """Where a loaded model's item rows come from.
+    """Where a model's item rows come from: they are read here, to where they stay.
 
-    Where a cache is wanted and cannot be made, the whole table stays on the device: that is logged
+    The device gets the whole table or the slots of the cache, never both; the host gets it where
+    it is cached, on a CPU as the mapped file itself where the data type is the model's.
+
+    Where a cache is wanted and cannot be made, the whole table goes to the device: that is logged
     and shown, and scores are the same.
 
     Args:
-        hstu: changed in place where the table is cached.
-        options: whether it is.
+        hstu: gets its item embedding.
+        table: of the artifact.
+        options: whether it is cached.
+        dtype: of the rows.
+        device: of the rows that come out.
+
+    Raises:
+        OSError: the table cannot be read.
     """
 
-    def __init__(self, hstu: HSTU, options: ItemCacheOptions) -> None:
+    def __init__(
+        self,
+        hstu: HSTU,
+        table: StoredMatrix,
+        options: ItemCacheOptions,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
         self._keeper: Keeper | None = None
         self.cached: CachedItems | None = None
         self._state, self._problem = "off", ""
-        table = hstu.item_embedding.weight
-        on_gpu = table.device.type == "cuda"
-        memory = torch.cuda.get_device_properties(table.device).total_memory if on_gpu else None
-        self._why = options.why_not(table.nbytes, memory) or ""
-        if self._why:
-            return
-        slots = options.num_slots(len(table), table[0].nbytes)
-        try:
-            self.cached = CachedItems(table, slots, table.device)
-        except (RuntimeError, MemoryError) as error:
-            self._state, self._problem = "failed", f"no cache of the item table: {error}"
-            logger.exception("the item table is not cached and stays on the device as a whole")
+        cuda = device.type == "cuda"
+        memory = torch.cuda.get_device_properties(device).total_memory if cuda else None
+        self._why = options.why_not(table.num_bytes(dtype), memory) or ""
+        if not self._why:
+            slots = options.num_slots(table.num_rows, table.width * dtype.itemsize)
+            try:
+                self.cached = CachedItems(read(table, dtype, device), slots, device)
+            except (RuntimeError, MemoryError, OSError) as error:
+                self._state, self._problem = "failed", f"no cache of the item table: {error}"
+                logger.exception("the item table is not cached and goes to the device as a whole")
+        hstu.add_module("item_embedding", self.cached or whole(table, dtype, device))
+        if self.cached is None:
             return
         self._state = "on"
-        hstu.add_module("item_embedding", self.cached)
         fill(self.cached.cache, options)
         if options.snapshot is not None:
             self._keeper = Keeper(self.cached.cache, Path(options.snapshot))
 
-    def pass_over(self, items: Tensor) -> AbstractContextManager[None]:
-        """A block that runs one pass, or replays its graph, over these items (int64 [R])."""
+    def pass_over(self, items: Tensor | None) -> AbstractContextManager[None]:
+        """A block that runs one pass, or replays its graph, over these items (int64 [R]).
+
+        None: the items are not counted.
+        """
         return nullcontext() if self.cached is None else self.cached.pass_over(items)
 
     def statistics(self) -> dict[str, Any]:
@@ -128,6 +147,31 @@ class ItemRows:
             self._keeper.close()
         if self.cached is not None:
             self.cached.cache.close()
+
+
+def read(table: StoredMatrix, dtype: torch.dtype, device: torch.device) -> HostRows:
+    """The whole table in the host's memory, for rows on a device.
+
+    Mapped from the file, a GPU's driver would copy it page by small page to pin it.
+
+    Raises:
+        OSError: it cannot be read, or there is not so much memory.
+    """
+    with torch.inference_mode(False):
+        if device.type == "cpu" and dtype == table.dtype:
+            return HostRows(table.mapped())
+        return HostRows(table.in_memory(dtype))
+
+
+def whole(table: StoredMatrix, dtype: torch.dtype, device: torch.device) -> nn.Embedding:
+    """The whole table on a device, a piece at a time.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    rows = torch.empty(table.num_rows, table.width, dtype=dtype, device=device)
+    table.copy_to(rows)
+    return nn.Embedding(table.num_rows, table.width, _weight=rows, _freeze=True)
 
 
 def fill(table: CachedTable, options: ItemCacheOptions) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
 
+from genrec_cache.stored_matrix import StoredMatrix
 from genrec_kernels.paged_hstu_attention import kernel_kind
 from genrec_model.features.reserved import NO_ACTION
 from genrec_model.hstu import HSTU
 from genrec_model.hstu.layer import HSTULayer
+from genrec_serving.catalogue import ResidentCatalogue
 from genrec_serving.next_item import NextItem
 from genrec_serving.vllm_plugin.attention_backend import PagedHSTUAttention, PageMetadata
 from genrec_serving.vllm_plugin.compute import compute_options
@@ -30,11 +33,14 @@ from genrec_serving.vllm_plugin.item_rows import ItemRows, item_cache_options
 from genrec_serving.vllm_plugin.passes import Passes, PassInputs, PassSize
 from genrec_serving.vllm_plugin.pooler import Candidates, HSTUPooler
 from genrec_serving.vllm_plugin.prompt import ROW_WIDTH, unpack
+from genrec_serving.vllm_plugin.streamed_catalogue import StreamedCatalogue
 from genrec_serving.vllm_plugin.timestamp_pages import TimestampPages
 
 #: Most candidate rows in one pass. vLLM's token budget does not see candidates, so this is what
 #: bounds the memory of a step in which many requests rank many items.
 MAX_CANDIDATE_ROWS = 8192
+
+_ITEM_TABLE = "item_embedding.weight"
 
 
 class GenrecHSTU(nn.Module):
@@ -56,7 +62,9 @@ class GenrecHSTU(nn.Module):
         config = vllm_config.model_config.hf_config.hstu
         self.config = config
         self.compute = compute_options(vllm_config)
-        self.hstu = HSTU(config).to(self.compute.dtype)
+        # Without memory for the item table, which is read where it stays (see `item_rows`).
+        items = nn.Embedding(config.num_items, config.hidden_size, device="meta")
+        self.hstu = HSTU(config, item_embedding=items).to(self.compute.dtype)
         self.attention = nn.ModuleList(
             PagedHSTUAttention(
                 config, self.compute.page_dtype, prefix=f"{prefix}layers.{i}.attention"
@@ -73,6 +81,7 @@ class GenrecHSTU(nn.Module):
             zip(self.hstu.layers, self.attention, strict=True)  # type: ignore[arg-type]
         )
         self._item_cache = item_cache_options(vllm_config)
+        self._weights = Path(vllm_config.model_config.model) / "model.safetensors"
         #: Made when the weights are loaded.
         self.item_rows: ItemRows | None = None
         self._max_requests = vllm_config.scheduler_config.max_num_seqs
@@ -205,7 +214,13 @@ class GenrecHSTU(nn.Module):
         return metadata
 
     def _next_item(self) -> NextItem:
-        catalogue = self.hstu.catalogue_embedding().to(self.timestamps.times.device)
+        assert self.item_rows is not None
+        cached = self.item_rows.cached
+        catalogue = (
+            ResidentCatalogue(self.hstu.catalogue_embedding())
+            if cached is None
+            else StreamedCatalogue(cached.cache)
+        )
         return NextItem(catalogue, self.config.temperature)
 
     def _task_logits(self, candidates: Sequence[Candidates]) -> list[Tensor]:
@@ -278,19 +293,34 @@ class GenrecHSTU(nn.Module):
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Fill the model from an artifact's file; returns the names of what was filled.
 
+        The item table is not taken from `weights`, where it would be as a whole.
+
         Raises:
-            ValueError: the file has a parameter that the model lacks. vLLM itself complains
-                about one that the file lacks.
+            ValueError: the file has a parameter that the model lacks, or an item table of another
+                shape. vLLM itself complains about one that the file lacks.
         """
         parameters = dict(self.hstu.named_parameters())
         loaded = set()
         for name, value in weights:
             if name not in parameters:
                 raise ValueError(f"model.safetensors has {name}, which the model lacks")
-            parameters[name].data.copy_(value)
+            if name != _ITEM_TABLE:
+                parameters[name].data.copy_(value)
             loaded.add(f"hstu.{name}")
+        table = StoredMatrix.find(self._weights, _ITEM_TABLE)
+        shape = (table.num_rows, table.width)
+        if shape != (self.config.num_items, self.config.hidden_size):
+            raise ValueError(f"model.safetensors has an item table {shape}, unlike config.json")
+        self.item_rows = ItemRows(
+            self.hstu,
+            table,
+            self._item_cache,
+            dtype=self.compute.dtype,
+            device=self.hstu.action_embedding.weight.device,
+        )
         if self.compute.page_dtype == FP8:
-            for layer, scales in page_scales(self.hstu).items():
+            with self.item_rows.pass_over(None):
+                scales_of_layers = page_scales(self.hstu)
+            for layer, scales in scales_of_layers.items():
                 self._paged[layer].scales = scales
-        self.item_rows = ItemRows(self.hstu, self._item_cache)
         return loaded

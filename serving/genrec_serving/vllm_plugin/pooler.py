@@ -19,6 +19,7 @@ from torch import Tensor
 from vllm.model_executor.layers.pooler import Pooler
 from vllm.v1.pool.metadata import PoolingMetadata
 
+from genrec_cache.streams import sent
 from genrec_serving.next_item import NextItem
 from genrec_serving.vllm_plugin.pooling_request import RankOp, RecommendOp, parse_op
 
@@ -133,7 +134,9 @@ class HSTUPooler(Pooler):
         places = [i for i, is_done in enumerate(done) if is_done]
         if not places:
             return []
-        users_FW = self._user_embedding(hidden[[last_rows[i] for i in places]])
+        # Nothing here waits for a GPU, which still works on the history rows.
+        last = torch.tensor([last_rows[i] for i in places])
+        users_FW = self._user_embedding(hidden[sent(last, hidden.device)])
         return [
             Finished(
                 request=i,
@@ -165,11 +168,12 @@ class HSTUPooler(Pooler):
         device = asked[0].user.device
         lists = [one.op.candidates for one in asked if isinstance(one.op, RankOp)]
         sizes = [len(items) for items in lists]
-        items = torch.cat(lists).to(device, non_blocking=True)
+        known = torch.cat(lists)
+        items = sent(known, device)
         users = torch.stack([one.user for one in asked])
-        repeats = torch.tensor(sizes).to(device, non_blocking=True)
+        repeats = sent(torch.tensor(sizes), device)
         users = users.repeat_interleave(repeats, dim=0, output_size=sum(sizes))
-        scores = self._next_item.scores_of(users, items)
+        scores = self._next_item.scores_of(users, known)
         parts = zip(torch.split(items, sizes), torch.split(scores, sizes), strict=True)
         return dict(zip((one.request for one in asked), parts, strict=True))
 
@@ -183,8 +187,8 @@ class HSTUPooler(Pooler):
         top = self._next_item.best(
             torch.stack([one.user for one in asked]),
             k=max(op.k for op in ops),
-            exclude=exclude.to(device, non_blocking=True),
-            allow=None if allow is None else allow.to(device),
+            exclude=sent(exclude, device),
+            allow=None if allow is None else sent(allow, device),
         )
         return {
             one.request: (items[: op.k], scores[: op.k])
