@@ -30,8 +30,9 @@ from genrec_cache.fast_rows import FastRows
 from genrec_cache.host_rows import HostRows
 from genrec_cache.hot_set import NO_SLOT, HotSet
 from genrec_cache.policy import HotSetPolicy, Ints, Plan, PolicySettings
-from genrec_cache.streams import Fence, sent
+from genrec_cache.streams import sent
 from genrec_cache.table import EmbeddingTable
+from genrec_cache.waiting_ids import Batch, WaitingIds
 from genrec_kernels.dispatch import Backend
 
 # Missed rows are brought over once a batch where more of their uses than this are repeats. On an
@@ -50,7 +51,7 @@ class CacheStats:
     Args:
         lookups: calls.
         accesses, hits: ids looked up, and those of them that were in a slot.
-        unique, unique_hits: the same, with each id once a call.
+        unique, unique_hits: the same, with each id once a batch that was counted.
         copies: rows copied into slots.
         evictions: rows that lost their slot.
     """
@@ -63,11 +64,11 @@ class CacheStats:
     copies: int = 0
     evictions: int = 0
 
-    def with_batch(self, uses: Ints, hit: npt.NDArray[np.bool_]) -> CacheStats:
-        """After one more lookup, of K unique ids: int64 and bool [K]."""
+    def with_batch(self, uses: Ints, hit: npt.NDArray[np.bool_], *, lookups: int = 1) -> CacheStats:
+        """After so many lookups more, of K unique ids together: int64 and bool [K]."""
         return replace(
             self,
-            lookups=self.lookups + 1,
+            lookups=self.lookups + lookups,
             accesses=self.accesses + int(uses.sum()),
             hits=self.hits + int(uses[hit].sum()),
             unique=self.unique + len(uses),
@@ -93,6 +94,8 @@ class CachedTable(EmbeddingTable):
         settings: of the policy.
         background: decide in a thread of its own, so that no lookup waits for it; None: on a GPU.
             Batches come to it as they can be counted: where it lags, some are left out.
+        batch_ids: lookups are counted together, and what is hot is decided, once they have had so
+            many ids; 0: after each. Where lookups are small, deciding takes longer than they do.
         backend: of the kernels; None chooses.
 
     Raises:
@@ -108,6 +111,7 @@ class CachedTable(EmbeddingTable):
         version: int = 0,
         settings: PolicySettings | None = None,
         background: bool | None = None,
+        batch_ids: int = 0,
         backend: Backend | None = None,
     ) -> None:
         # Of a tensor: with an index, as the devices of ids have one.
@@ -133,6 +137,7 @@ class CachedTable(EmbeddingTable):
         self._dropped: DroppedRows | None = None
         threaded = self._on_gpu if background is None else background
         self._background = Background("hot-cache", waiting=_WAITING) if threaded else None
+        self._waiting = WaitingIds(batch_ids)
 
     @property
     def host(self) -> HostRows:
@@ -172,6 +177,7 @@ class CachedTable(EmbeddingTable):
 
     def statistics(self) -> dict[str, float | str]:
         """Everything that an operator would look at, by name; rates are shares of 1."""
+        self._settle()
         with self._deciding:
             done, overlap = self._stats, self._policy.overlap()
             host = self._rows.host
@@ -342,6 +348,7 @@ class CachedTable(EmbeddingTable):
 
     def save(self, path: Path) -> None:
         """Write what was learnt to a file: see :mod:`genrec_cache.snapshot`."""
+        self._settle()
         with self._deciding:
             state, host = self._policy.state(), self._rows.host
         snapshot.save(path, state, digest=host.digest())
@@ -399,6 +406,7 @@ class CachedTable(EmbeddingTable):
 
     def flush(self) -> None:
         """Wait until every lookup so far is counted and every copy has arrived."""
+        self._settle()
         if self._background is not None:
             self._background.flush()
         with self._lock:
@@ -406,6 +414,7 @@ class CachedTable(EmbeddingTable):
 
     def close(self) -> None:
         """End the thread that decides, and wait for what still reads the host's rows."""
+        self._settle()
         if self._background is not None:
             self._background.close()
             self._background = None
@@ -451,19 +460,25 @@ class CachedTable(EmbeddingTable):
         return out.view(*ids.shape, self.width), version
 
     def _note(self, ids: Tensor, ahead: Tensor | None) -> None:
-        """Have a batch counted, and the hot set follow it."""
+        """Have a lookup counted, and the hot set follow it, once there are enough."""
+        batch = self._waiting.add(ids)
+        if batch is None and ahead is not None:
+            batch = self._waiting.take()
+        if batch is not None:
+            self._hand_over(batch, ahead)
+
+    def _settle(self) -> None:
+        """Have all lookups so far counted."""
+        batch = self._waiting.take()
+        if batch is not None:
+            self._hand_over(batch, None)
+
+    def _hand_over(self, batch: Batch, ahead: Tensor | None) -> None:
         if self._background is None:
-            self._count(ids.cpu(), None, ahead)
+            self._count(batch, ahead)
         elif self._background.has_room():
-            ready = None
-            if ids.is_cuda:
-                mine = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
-                mine.copy_(ids, non_blocking=True)
-                ready = Fence(torch.cuda.current_stream(ids.device))
-            else:
-                mine = ids.clone()
             queued = None if ahead is None else ahead.detach().clone()
-            self._background.offer(lambda: self._count(mine, ready, queued))
+            self._background.offer(lambda: self._count(batch, queued))
 
     def _later(self, job: Job) -> None:
         if self._background is None:
@@ -471,10 +486,8 @@ class CachedTable(EmbeddingTable):
         else:
             self._background.offer(job)
 
-    def _count(self, ids: Tensor, ready: Fence | None, ahead: Tensor | None) -> None:
-        if ready is not None:
-            ready.wait()
-        asked = ids.numpy()
+    def _count(self, batch: Batch, ahead: Tensor | None) -> None:
+        asked = batch.wait().numpy()
         with self._deciding:
             inside = (asked >= 0) & (asked < self.num_rows)
             if not inside.all():
@@ -485,7 +498,7 @@ class CachedTable(EmbeddingTable):
             hit = self._set.slot_of[unique] != NO_SLOT
             missed = int(uses[~hit].sum())
             self._merge = missed - int((~hit).sum()) > _MERGE_ABOVE * missed
-            self._stats = self._stats.with_batch(uses, hit)
+            self._stats = self._stats.with_batch(uses, hit, lookups=batch.lookups)
             queued = self._announced
             if ahead is not None:
                 queued = np.union1d(queued, ahead.cpu().numpy())

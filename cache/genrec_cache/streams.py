@@ -16,7 +16,8 @@ class Fence:
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
         self.stream = stream
-        self._event = torch.cuda.Event()
+        # Blocking: a thread that waits gives its core away.
+        self._event = torch.cuda.Event(blocking=True)
         self._event.record(stream)
 
     @property

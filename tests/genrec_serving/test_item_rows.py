@@ -22,7 +22,8 @@ from genrec_serving.vllm_plugin.item_rows import CachedItems, ItemRows, populari
 CPU = torch.device("cpu")
 
 
-def test_rows_are_the_embeddings() -> None:
+def test_rows_are_the_embeddings(monkeypatch) -> None:
+    monkeypatch.setattr(item_rows, "BATCH_IDS", 100)
     whole = nn.Embedding(50, 6)
     cached = CachedItems(HostRows(whole.weight.detach()), 5, CPU)
     for seed in range(10):
@@ -134,7 +135,7 @@ def test_the_next_cache_starts_where_the_last_one_ended(tiny_artifact, tmp_path)
     _, first = rows_of(tiny_artifact, on(tiny_artifact, file))
     rare = [30, 31, 32, 33]
     for _ in range(40):
-        ask(first, rare)
+        ask(first, rare * (item_rows.BATCH_IDS // len(rare)))
     first.close()
     assert first.cached is not None
     _, second = rows_of(tiny_artifact, on(tiny_artifact, file))

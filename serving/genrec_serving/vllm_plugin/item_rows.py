@@ -31,6 +31,9 @@ from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions
 
 logger = logging.getLogger(__name__)
 
+#: Ids after which what is hot is decided anew: some passes of one user, or one of many.
+BATCH_IDS = 4096
+
 
 def item_cache_options(vllm_config: Any) -> ItemCacheOptions:
     """What vLLM's ``additional_config`` says: ``{"genrec": {"item_cache": {...}}}``.
@@ -52,7 +55,7 @@ class CachedItems(nn.Module):
 
     def __init__(self, host: HostRows, slots: int, device: torch.device) -> None:
         super().__init__()
-        self.cache = CachedTable(host, slots, device=device)
+        self.cache = CachedTable(host, slots, device=device, batch_ids=BATCH_IDS)
         logger.info(
             "item table of %d rows stays on the host, %d of them are cached on %s",
             host.num_rows, self.cache.capacity, device,
