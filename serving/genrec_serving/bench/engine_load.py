@@ -2,6 +2,9 @@
 
     python -m genrec_serving.bench.engine_load --commit $(git rev-parse --short HEAD) --preset owner
 
+With ``--item-cache 0.1`` it compares the engine to itself instead: the whole item table on the
+device, and a hot cache of that share (see `item_cache_load`).
+
 Returning users: each comes back with some new events and a list of candidates to rank, and waits
 for the answer before it comes back again. The weights are random: only speed means something, and
 that the engine says what plain PyTorch says.
@@ -14,163 +17,33 @@ import asyncio
 import logging
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from genrec_kernels.dispatch import Backend, use_backend
-from genrec_model.artifact import Artifact
-from genrec_model.features.reserved import NUM_RESERVED, NUM_RESERVED_ACTIONS
-from genrec_model.features.rows import UserRows, collate, with_candidates
+from genrec_model.features.rows import collate, with_candidates
 from genrec_model.hstu import HSTU
-from genrec_serving.bench.random_model import write_random_model
+from genrec_serving.bench.engine_start import engine_options, start_engine, write_model
+from genrec_serving.bench.engine_users import (
+    NOW,
+    PRESETS,
+    Preset,
+    Users,
+    closed_loop,
+    cold_alone,
+)
+from genrec_serving.bench.item_cache_load import compare
+from genrec_serving.bench.item_popularity import ItemPopularity
 from genrec_serving.bench.records import Record, append
-from genrec_serving.encoding import user_rows
 from genrec_serving.engines.interface import RankCall, ScoringEngine
-from genrec_serving.engines.vllm_engine import VllmEngine
-from genrec_serving.engines.vllm_options import VllmOptions
-from genrec_serving.engines.vllm_processes import VllmProcesses
-from genrec_serving.histories import IndexedHistory
 from genrec_serving.vllm_plugin.compute import DTYPES
 
-NOW = 1_700_000_000
 RECORDS = Path(__file__).parents[2] / "bench" / "records.csv"
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A model and who asks it.
-
-    Args:
-        case: of the records.
-        items, layers, heads, width, max_history: of the model.
-        candidates: that a request ranks.
-        new_events: that a user returns with.
-        kv_cache_mb: memory of the pages.
-    """
-
-    case: str
-    items: int
-    layers: int
-    heads: int
-    width: int
-    max_history: int
-    candidates: int
-    new_events: int
-    kv_cache_mb: int
-
-
-PRESETS = {
-    "owner": Preset(
-        case="engine-owner-table", items=50_000, layers=12, heads=16, width=1024,
-        max_history=2047, candidates=100, new_events=8, kv_cache_mb=24_000,
-    ),
-    "dlrmv3": Preset(
-        case="engine-dlrmv3", items=100_000, layers=5, heads=4, width=512, max_history=16_383,
-        candidates=2048, new_events=8, kv_cache_mb=48_000,
-    ),
-    "small": Preset(
-        case="engine-small", items=1000, layers=2, heads=2, width=32, max_history=255,
-        candidates=20, new_events=2, kv_cache_mb=64,
-    ),
-}  # fmt: skip
-
-
-class Users:
-    """Histories that grow, seeded."""
-
-    def __init__(self, artifact: Artifact, preset: Preset, count: int) -> None:
-        self._config = artifact.config
-        self._preset = preset
-        self._random = np.random.default_rng(0)
-        self._histories = [self._new(preset.max_history * 3 // 4) for _ in range(count)]
-        # Drawn beforehand: a draw takes as long as a request.
-        self._lists = [self._draw() for _ in range(256)]
-
-    def _new(self, events: int) -> IndexedHistory:
-        gaps = np.exp(self._random.random(events) * 11).astype(np.int64)
-        return IndexedHistory(
-            items=self._random.integers(NUM_RESERVED, self._config.num_items, events),
-            actions=self._random.integers(NUM_RESERVED_ACTIONS, self._config.num_actions, events),
-            timestamps=NOW - gaps[::-1].cumsum()[::-1],
-        )
-
-    def cold(self, events: int) -> UserRows:
-        """Somebody new with a whole history."""
-        return user_rows(self._new(events), self._config, now=NOW)
-
-    def come_back(self, user: int) -> UserRows:
-        """A user with some events more than last time."""
-        old, new = self._histories[user], self._new(self._preset.new_events)
-        self._histories[user] = IndexedHistory(
-            items=np.concatenate([old.items, new.items]),
-            actions=np.concatenate([old.actions, new.actions]),
-            # Each visit some seconds after the last, all of them before now.
-            timestamps=np.concatenate([old.timestamps, old.timestamps[-1:].repeat(len(new.items))]),
-        )
-        return user_rows(self._histories[user], self._config, now=NOW)
-
-    def candidates(self) -> npt.NDArray[np.int64]:
-        """What a request ranks: no item twice."""
-        return self._lists[int(self._random.integers(len(self._lists)))]
-
-    def _draw(self) -> npt.NDArray[np.int64]:
-        ids = self._random.choice(
-            self._config.num_items - NUM_RESERVED, self._preset.candidates, replace=False
-        )
-        return ids.astype(np.int64) + NUM_RESERVED
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a load came to."""
-
-    latencies_ms: list[float]
-    requests_per_s: float
-    cached_share: float
-
-    def quantile(self, share: float) -> float:
-        """Of the latencies."""
-        return float(np.quantile(self.latencies_ms, share))
-
-
-async def closed_loop(engine: ScoringEngine, users: Users, count: int, seconds: float) -> Load:
-    """`count` users who come back as soon as they are answered."""
-    latencies: list[float] = []
-    cached = total = 0
-    end = time.perf_counter() + seconds
-
-    async def visit(user: int) -> None:
-        nonlocal cached, total
-        while time.perf_counter() < end:
-            rows, candidates = users.come_back(user), users.candidates()
-            begin = time.perf_counter()
-            found = await engine.rank(RankCall(rows=rows, now=NOW, candidates=candidates))
-            latencies.append((time.perf_counter() - begin) * 1e3)
-            cached += found.cached_rows
-            total += len(rows.items)
-
-    begin = time.perf_counter()
-    await asyncio.gather(*(visit(user) for user in range(count)))
-    return Load(latencies, len(latencies) / (time.perf_counter() - begin), cached / max(total, 1))
-
-
-async def cold_alone(engine: ScoringEngine, users: Users, events: int, visits: int) -> Load:
-    """New users, one after the other."""
-    latencies = []
-    begin = time.perf_counter()
-    for _ in range(visits):
-        rows, candidates = users.cold(events), users.candidates()
-        start = time.perf_counter()
-        await engine.rank(RankCall(rows=rows, now=NOW, candidates=candidates))
-        latencies.append((time.perf_counter() - start) * 1e3)
-    return Load(latencies, visits / (time.perf_counter() - begin), 0.0)
 
 
 async def error_of(engine: ScoringEngine, model: HSTU, users: Users, events: int) -> float:
@@ -217,35 +90,42 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--dtype", default=None)
     parser.add_argument("--processes", type=int, default=0)
+    parser.add_argument("--item-zipf", type=float, default=0.0, help="exponent; 0: all items alike")
+    parser.add_argument(
+        "--item-cache", type=float, default=None, help="compare this share to the whole table"
+    )
+    parser.add_argument("--repeats", type=int, default=4, help="of that comparison")
     parser.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     logging.getLogger("vllm").setLevel(logging.ERROR)
+    preset = PRESETS[options.preset]
     with tempfile.TemporaryDirectory() as folder:
-        measure(PRESETS[options.preset], options, Path(folder) / "artifact")
+        if options.item_cache is None:
+            measure(preset, options, Path(folder) / "artifact")
+        else:
+            records = compare(
+                preset, Path(folder) / "artifact", share=options.item_cache,
+                zipf=options.item_zipf, users=options.users, seconds=options.seconds,
+                repeats=options.repeats, dtype=options.dtype, processes=options.processes,
+            )  # fmt: skip
+            append(options.records, records, commit=options.commit)
 
 
 def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
     """Start the engine, check it, load it, and compare."""
-    artifact = write_random_model(
-        folder, items=preset.items, layers=preset.layers, width=preset.width, heads=preset.heads,
-        max_history=preset.max_history, chunk=min(256, preset.max_history), onnx=False,
-    )  # fmt: skip
+    items = ItemPopularity(preset.items, options.item_zipf)
+    artifact = write_model(preset, folder, items)
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    chosen = VllmOptions(
-        kv_cache_mb=preset.kv_cache_mb,
-        max_requests=128,
-        max_step_rows=8192,
-        dtype=options.dtype,
-        processes=options.processes,
-    ).for_device(cuda=cuda)
+    chosen = engine_options(
+        preset, dtype=options.dtype, processes=options.processes, item_cache="auto"
+    )
     model = artifact.load_model().to(device)
     events = preset.max_history * 3 // 4
-    start = VllmProcesses if options.processes else VllmEngine
-    engine: ScoringEngine = start(artifact, version="1", options=chosen)
+    engine = start_engine(artifact, chosen)
     try:
-        users = Users(artifact, preset, options.users)
+        users = Users(artifact, preset, options.users, items=items)
         error = asyncio.run(error_of(engine, model, users, events))
         _log.info("error %.2g of the spread", error)
         # Graphs are captured and histories fill the cache before anything is timed.

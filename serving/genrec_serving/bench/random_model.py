@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 import typer
@@ -47,6 +48,7 @@ def write_random_model(
     max_history: int,
     chunk: int,
     onnx: bool = True,
+    train_counts: npt.NDArray[np.int64] | None = None,
 ) -> Artifact:
     """An artifact of random weights with its ONNX graph.
 
@@ -57,6 +59,8 @@ def write_random_model(
         max_history: events that the model sees.
         chunk: events in which histories are cut.
         onnx: with its graph, which takes a large model minutes.
+        train_counts: of each item, how often it was used in the training that never was; None for
+            once each.
 
     Raises:
         ConfigError: no such model can be.
@@ -66,7 +70,7 @@ def write_random_model(
             {
                 "item_id": np.arange(items),
                 "title": [f"item {i}" for i in range(items)],
-                "train_count": np.ones(items, np.int64),
+                "train_count": np.ones(items, np.int64) if train_counts is None else train_counts,
             }
         ),
         _SPEC.actions,
