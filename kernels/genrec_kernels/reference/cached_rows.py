@@ -23,13 +23,15 @@ def cached_rows(
     inside_N = (ids >= 0) & (ids < len(slot_of))
     safe_N = torch.where(inside_N, ids, 0) if len(slot_of) else ids
     slot_N = torch.where(inside_N, slot_of[safe_N] if len(slot_of) else -1, -1).long()
-    hit_N = slot_N >= 0
-    miss_N = inside_N & ~hit_N
-    out_NW = torch.full((len(ids), host.shape[1]), torch.nan, dtype=dtype, device=ids.device)
-    out_NW[hit_N] = _floats(fast, fast_scales, slot_N[hit_N], dtype)
-    missed = safe_N[miss_N].to(host.device)
-    out_NW[miss_N] = _floats(host, host_scales, missed, dtype).to(ids.device)
-    outside |= bool((~inside_N).any())
+    hit_K = (slot_N >= 0).nonzero()[:, 0]
+    miss_K = (inside_N & (slot_N < 0)).nonzero()[:, 0]
+    out_NW = torch.empty((len(ids), host.shape[1]), dtype=dtype, device=ids.device)
+    out_NW.index_copy_(0, hit_K, _floats(fast, fast_scales, slot_N[hit_K], dtype))
+    missed = safe_N[miss_K].to(host.device)
+    out_NW.index_copy_(0, miss_K, _floats(host, host_scales, missed, dtype).to(ids.device))
+    if len(hit_K) + len(miss_K) < len(ids):
+        out_NW.masked_fill_(~inside_N[:, None], torch.nan)
+        outside.fill_(1)
     return out_NW
 
 
@@ -50,5 +52,5 @@ def copy_rows(
 
 def _floats(rows: Tensor, scales: Tensor | None, at: Tensor, dtype: torch.dtype) -> Tensor:
     if scales is None:
-        return rows[at].to(dtype)
+        return rows.index_select(0, at).to(dtype)
     return (rows[at].float() * scales[at].float()[:, None]).to(dtype)

@@ -261,7 +261,8 @@ class Passes:
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads copy rows meanwhile, which a capture of all threads would not survive.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             self._hidden[: size.rows] = self._run(static)
         self._pool = graph.pool()
         logger.debug(
