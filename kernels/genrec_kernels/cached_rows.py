@@ -16,6 +16,7 @@ from genrec_kernels.reference import cached_rows as plain
 
 #: In `slot_of`: the id has no slot.
 NO_SLOT = -1
+_MOST_BINS = 1 << 16
 
 
 class StoredRows(NamedTuple):
@@ -38,6 +39,7 @@ def cached_rows(
     outside: Tensor,
     dtype: torch.dtype,
     merge_repeats: bool = False,
+    order: Tensor | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
     """The rows of these ids, without waiting for the device.
@@ -53,6 +55,8 @@ def cached_rows(
         merge_repeats: let each missed row cross the link once, however often it is asked for.
             Three launches in place of one, and `slot_of` is scratch while they run: no other call
             may use it then. Pays where many misses are repeats.
+        order: int32 [N], the places of `ids` in the order in which their rows are to be read (see
+            :func:`misses_first`); the result is the same.
         backend: force one of `triton`, `reference`.
 
     Returns:
@@ -63,6 +67,8 @@ def cached_rows(
         BackendUnavailable: the forced backend cannot run.
     """
     _check_ids(ids)
+    if order is not None and (order.shape != ids.shape or order.dtype != torch.int32):
+        raise ValueError(f"order must be int32 {list(ids.shape)}, one place an id")
     if slot_of.dtype != torch.int32 or slot_of.shape != host.values.shape[:1]:
         raise ValueError(f"slot_of must be int32 [{len(host.values)}], one a row of the host")
     _check_stores(fast, host)
@@ -80,7 +86,40 @@ def cached_rows(
             outside,
             dtype,
             merge_repeats=merge_repeats,
+            order=None if order is None else order.contiguous(),
         )
+
+
+def misses_first(
+    ids: Tensor, slot_of: Tensor, *, bins: int = 1024, backend: Backend | None = None
+) -> Tensor:
+    """An order for :func:`cached_rows`: missed rows first, neighbours in the table together.
+
+    Args:
+        ids: int64 [N].
+        slot_of: int32 [V], as for :func:`cached_rows`, where `ids` are.
+        bins: parts of the table whose rows are together, in any order; 1 to 65,536.
+        backend: force one of `triton`, `reference`.
+
+    Returns:
+        int32 [N], each place of `ids` once.
+
+    Raises:
+        ValueError: shapes or types do not fit together, or `bins` is out of range.
+        BackendUnavailable: the forced backend cannot run.
+    """
+    _check_ids(ids)
+    if slot_of.dtype != torch.int32 or slot_of.dim() != 1:
+        raise ValueError(f"slot_of must be int32 [V], not {slot_of.dtype} {list(slot_of.shape)}")
+    if not 1 <= bins <= _MOST_BINS:
+        raise ValueError(f"bins must be 1 to {_MOST_BINS}, not {bins}")
+    offered: tuple[Backend, ...] = ("triton", "reference")
+    if choose_backend("misses_first", ids.device, offered, forced=backend) == "reference":
+        return plain.misses_first(ids, slot_of, bins)
+    from genrec_kernels.triton import row_order
+
+    with on_device_of(ids):
+        return row_order.misses_first(ids.contiguous(), slot_of, bins)
 
 
 def copy_rows(

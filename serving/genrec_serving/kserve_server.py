@@ -11,6 +11,7 @@ import asyncio
 import logging
 import logging.config
 import signal
+import socket
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,12 +64,14 @@ class Address:
     Args:
         host: address of an interface; ``0.0.0.0`` for all of them, in a container.
         http_port: V1, V2 and the REST API.
-        grpc_port: V2 over gRPC.
+        grpc_port: V2 over gRPC; None where another process has it.
+        accepts: whether this process accepts connections, or is given them (see `adopt`).
     """
 
     host: str = "127.0.0.1"
     http_port: int = 8080
-    grpc_port: int = 8081
+    grpc_port: int | None = 8081
+    accepts: bool = True
 
 
 class CheckedDataPlane(DataPlane):
@@ -111,14 +114,34 @@ class HttpServer(RESTServer):
     """KServe's REST server on one address, with an application of its own."""
 
     def __init__(
-        self, app: FastAPI, *args: Any, host: str, guard: Mapping[str, Any], **kwargs: Any
+        self, app: FastAPI, *args: Any, address: Address, guard: Mapping[str, Any], **kwargs: Any
     ) -> None:
-        super().__init__(app, *args, **kwargs)
+        super().__init__(app, *args, address.http_port, **kwargs)
         self._app = app
         self._guard = guard
+        self._accepts = address.accepts
         self._server = _Uvicorn(self.config)
-        self.config.host = host
+        self.config.host = address.host
         self.config.access_log = False
+
+    @property
+    def started(self) -> bool:
+        """Whether connections are served."""
+        return self._server.started
+
+    @property
+    def connections(self) -> int:
+        """Open ones."""
+        return len(self._server.server_state.connections)
+
+    async def start(self) -> None:
+        """Serve until stopped."""
+        self.create_application()
+        await self._server.serve(sockets=None if self._accepts else [])
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that another process accepted; call it when `started`."""
+        await self._server.adopt(connection)
 
     def stop(self) -> None:
         """Take no more connections, and end when those that are open are answered."""
@@ -141,15 +164,32 @@ class _Uvicorn(uvicorn.Server):
         """Nothing: `RecommenderServer` does it."""
         yield
 
+    async def adopt(self, connection: socket.socket) -> None:
+        """As `startup` does for connections that are accepted here."""
+
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        await asyncio.get_running_loop().connect_accepted_socket(protocol, connection)
+
 
 class GrpcServer(GRPCServer):
     """KServe's gRPC server on one address, without a line of log a request."""
 
     def __init__(
-        self, address: Address, *args: Any, max_bytes: int, tokens: Tokens | None, **kwargs: Any
+        self,
+        host: str,
+        port: int,
+        *args: Any,
+        max_bytes: int,
+        tokens: Tokens | None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(address.grpc_port, *args, kwargs={}, **kwargs)
-        self._host = address.host
+        super().__init__(port, *args, kwargs={}, **kwargs)
+        self._host = host
         self._max_bytes = max_bytes
         self._interceptors = [] if tokens is None else [TokenInterceptor(tokens)]
 
@@ -232,32 +272,34 @@ class RecommenderServer(ModelServer):
         self._stopping = stopping or Stopping()
         grace_s = self._stopping.grace_s
         super().__init__(
-            http_port=address.http_port, grpc_port=address.grpc_port, grace_period=grace_s
+            http_port=address.http_port, grpc_port=address.grpc_port or 0, grace_period=grace_s
         )
         self.dataplane = CheckedDataPlane(self.registered_models)
         if not security.open_repository:
             self.model_repository_extension = ClosedRepository(self.registered_models)
-        self._http = HttpServer(
+        self.http = HttpServer(
             app,
             self.dataplane,
             self.model_repository_extension,
-            address.http_port,
+            address=address,
             grace_period=grace_s,
-            host=address.host,
             guard={
                 "limits": security.limits,
                 "tokens": security.tokens,
                 "access_log": security.access_log,
             },
         )
-        self._grpc = GrpcServer(
-            address,
-            self.dataplane,
-            self.model_repository_extension,
-            max_bytes=security.limits.body_bytes,
-            tokens=security.tokens,
-            grace_period=grace_s,
-        )
+        self._grpc: GrpcServer | None = None
+        if address.grpc_port is not None:
+            self._grpc = GrpcServer(
+                address.host,
+                address.grpc_port,
+                self.dataplane,
+                self.model_repository_extension,
+                max_bytes=security.limits.body_bytes,
+                tokens=security.tokens,
+                grace_period=grace_s,
+            )
 
     def run(self, model: RecommenderModel) -> None:
         """Serve until SIGTERM or SIGINT, and finish what is in flight.
@@ -265,7 +307,6 @@ class RecommenderServer(ModelServer):
         Raises:
             GenrecError: the model cannot be loaded, or a port is taken.
         """
-        self.register_model(model)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._run(model))
 
@@ -274,34 +315,49 @@ class RecommenderServer(ModelServer):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
+        await self.serve(model, stop)
+
+    async def serve(self, model: RecommenderModel, stop: asyncio.Event) -> None:
+        """Serve until told to stop, and finish what is in flight.
+
+        Raises:
+            GenrecError: the model cannot be loaded, or a port is taken.
+        """
+        self.register_model(model)
         stopped = asyncio.create_task(stop.wait())
-        http = asyncio.create_task(self._http.start())
-        grpc = asyncio.create_task(self._grpc.start(1))
         start = asyncio.create_task(model.start_engine())
+        servers = {asyncio.create_task(self.http.start())}
+        if self._grpc is not None:
+            servers.add(asyncio.create_task(self._grpc.start(1)))
         try:
             done, _ = await asyncio.wait(
-                {stopped, http, grpc, start}, return_when=asyncio.FIRST_COMPLETED
+                {stopped, start, *servers}, return_when=asyncio.FIRST_COMPLETED
             )
             if done == {start}:
                 await start
                 logger.info("model %s is ready", model.name)
-                await asyncio.wait({stopped, http, grpc}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({stopped, *servers}, return_when=asyncio.FIRST_COMPLETED)
             if stopped.done():
                 await self._drain(model)
         finally:
             logger.info("stopping")
-            self._http.stop()
-            await asyncio.gather(http, self._grpc.stop(), return_exceptions=True)
+            self.http.stop()
+            ends = [] if self._grpc is None else [self._grpc.stop()]
+            await asyncio.gather(*servers, *ends, return_exceptions=True)
             stopped.cancel()
             start.cancel()
             await model.close()
-        for task in (http, grpc):
+        for task in servers:
             if task.done() and not task.cancelled() and (error := task.exception()):
                 raise error
 
+    def drain(self, model: RecommenderModel) -> None:
+        """Be found unready from now on."""
+        self.dataplane.draining = model.front.draining = True
+
     async def _drain(self, model: RecommenderModel) -> None:
         """Be found unready before requests are refused."""
-        self.dataplane.draining = model.front.draining = True
+        self.drain(model)
         if self._stopping.drain_s:
             logger.info("not ready any more; refusing requests in %g s", self._stopping.drain_s)
             await asyncio.sleep(self._stopping.drain_s)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genrec_kernels.cached_rows import NO_SLOT, StoredRows, cached_rows, copy_rows
+from genrec_kernels.cached_rows import NO_SLOT, StoredRows, cached_rows, copy_rows, misses_first
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -133,6 +133,67 @@ def test_ids_out_of_range_are_flagged_and_no_row(backend: str, merge_repeats: bo
     assert int(outside) == 1
 
 
+@pytest.mark.parametrize("bins", [1, 7, 1024])
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_misses_come_first_and_neighbours_together(backend: str, bins: int) -> None:
+    slot_of = torch.full((ROWS,), NO_SLOT, dtype=torch.int32)
+    slot_of[::3] = torch.arange(len(slot_of[::3]), dtype=torch.int32)
+    for name, ids in {**BATCHES, "outside": torch.tensor([5, ROWS, 4, -1, 2**40])}.items():
+        order = misses_first(
+            ids.to(DEVICE), slot_of.to(DEVICE), bins=bins, backend=backend,  # type: ignore[arg-type]
+        ).cpu()  # fmt: skip
+        assert order.dtype == torch.int32
+        assert torch.equal(order.sort().values, torch.arange(len(ids)).int()), name
+        inside = (ids >= 0) & (ids < ROWS)
+        safe = torch.where(inside, ids, 0)
+        missed = inside & (slot_of[safe] == NO_SLOT)
+        key = torch.where(missed, 0, bins) + safe * bins // ROWS
+        assert bool((key[order.long()].diff() >= 0).all()), name
+
+
+@pytest.mark.parametrize("merge_repeats", [False, True])
+def test_rows_are_the_same_in_any_order(merge_repeats: bool) -> None:
+    host = pinned(stored(ROWS, 5, torch.bfloat16))
+    slot_of, fast = resident(host, torch.arange(0, ROWS, 4))
+    for name, ids in BATCHES.items():
+        there = ids.to(DEVICE)
+        for order in (
+            misses_first(there, slot_of, bins=8),
+            torch.randperm(len(ids), device=DEVICE).int(),
+        ):
+            outside = torch.zeros(1, dtype=torch.int32, device=DEVICE)
+            rows = cached_rows(
+                *(there, slot_of), fast=fast, host=host, outside=outside, dtype=torch.bfloat16,
+                merge_repeats=merge_repeats, order=order, backend="triton",
+            )  # fmt: skip
+            assert torch.equal(rows.cpu(), expected_rows(host, ids, torch.bfloat16)), name
+            assert int(outside) == 0, name
+
+
+@pytest.mark.parametrize(("num_bytes", "num_warps"), [(1, 1), (64, 1), (1 << 15, 8)])
+def test_rows_are_the_same_for_any_program(num_bytes: int, num_warps: int) -> None:
+    from genrec_kernels.triton import cached_rows as kernels
+
+    host = pinned(stored(ROWS, 5, torch.bfloat16))
+    slot_of, fast = resident(host, torch.arange(0, ROWS, 4))
+    for name, ids in BATCHES.items():
+        rows = kernels.cached_rows(
+            ids.to(DEVICE), slot_of, fast.values, host.values, None, None,
+            torch.zeros(1, dtype=torch.int32, device=DEVICE), torch.bfloat16,
+            num_bytes=num_bytes, num_warps=num_warps,
+        )  # fmt: skip
+        assert torch.equal(rows.cpu(), expected_rows(host, ids, torch.bfloat16)), name
+
+
+def test_an_order_that_does_not_fit_is_refused() -> None:
+    ids, slot_of = torch.zeros(3, dtype=torch.int64), torch.zeros(4, dtype=torch.int32)
+    for bins in (0, 1 << 17):
+        with pytest.raises(ValueError, match="bins must be"):
+            misses_first(ids, slot_of, bins=bins)
+    with pytest.raises(ValueError, match="slot_of must be int32"):
+        misses_first(ids, slot_of.long())
+
+
 def test_unmoved_rows_are_left_alone() -> None:
     host = pinned(stored(ROWS, 9, torch.int8))
     fast = poisoned(host, 50)
@@ -178,6 +239,7 @@ def test_on_its_own_the_reference_agrees() -> None:
         ({"host": StoredRows(torch.zeros(3, 9).T)}, "contiguous"),
         ({"host": StoredRows(torch.zeros(9, 3), torch.zeros(9))}, "scaled or not"),
         ({"dtype": torch.int8}, "as floats"),
+        ({"order": torch.zeros(3, dtype=torch.int32)}, "one place an id"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, object], text: str) -> None:

@@ -11,7 +11,8 @@ from genrec_model.registry import models
 from genrec_model.registry.models import ResolvedModel
 from genrec_serving import server
 from genrec_serving.engines.vllm_options import VllmOptions
-from genrec_serving.server import ServerOptions, resolve, weights_version
+from genrec_serving.server_artifact import resolve, weights_version
+from genrec_serving.server_options import ServerOptions, vllm_options
 
 
 def test_a_folder_has_the_version_of_its_weights(tiny_artifact, served_artifact) -> None:
@@ -73,7 +74,7 @@ def test_what_vllm_is_told(monkeypatch) -> None:
     arguments += " --host-cache-mb 512 --model-runner v2 --fp8-pages"
     more = "--step-rows 9000 --engine-processes 2 --kv-cache-mb 7 --item-cache 0.2 --cache-state s"
     (options,) = run(monkeypatch, None, *arguments.split(), *more.split())[1]
-    assert server.vllm_options(options) == VllmOptions(
+    assert vllm_options(options) == VllmOptions(
         kv_cache_mb=7,
         page_rows=32,
         host_cache_mb=512,
@@ -89,8 +90,8 @@ def test_what_vllm_is_told(monkeypatch) -> None:
     )
     budget = "--artifact x --cache-budget-mb 200 --cache-state s"
     (options,) = run(monkeypatch, None, *budget.split())[1]
-    assert server.vllm_options(options).cache_budget_mb == 200
-    assert server.vllm_options(ServerOptions(artifact="x")) == VllmOptions()
+    assert vllm_options(options).cache_budget_mb == 200
+    assert vllm_options(ServerOptions(artifact="x")) == VllmOptions()
     assert run(monkeypatch, None, "--artifact", "x", "--dtype", "int4")[0] == 2
 
 

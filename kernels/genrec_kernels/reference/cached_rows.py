@@ -35,6 +35,15 @@ def cached_rows(
     return out_NW
 
 
+def misses_first(ids: Tensor, slot_of: Tensor, bins: int) -> Tensor:
+    """As `genrec_kernels.misses_first`; of a bin, the places are in ascending order."""
+    inside_N = (ids >= 0) & (ids < len(slot_of))
+    safe_N = torch.where(inside_N, ids, 0)
+    missed_N = inside_N & (slot_of[safe_N] < 0) if len(slot_of) else inside_N
+    near_N = safe_N * bins // max(1, len(slot_of))
+    return torch.where(missed_N, near_N, bins + near_N).argsort(stable=True).int()
+
+
 def copy_rows(
     ids: Tensor,
     slots: Tensor,

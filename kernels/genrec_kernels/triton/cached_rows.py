@@ -38,13 +38,15 @@ def _claim(ids_ptr, slot_of_ptr, num_ids, num_rows, BLOCK: tl.constexpr):
 @triton.jit
 def _gather(
     ids_ptr, slot_of_ptr, fast_ptr, host_ptr, fast_scales_ptr, host_scales_ptr, out_ptr,
-    outside_ptr, first_ptr, num_ids, num_rows,
+    outside_ptr, first_ptr, order_ptr, num_ids, num_rows,
     WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    HAS_SCALES: tl.constexpr, MERGE: tl.constexpr,
+    HAS_SCALES: tl.constexpr, MERGE: tl.constexpr, HAS_ORDER: tl.constexpr,
 ):  # fmt: skip
     place_R = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     col_W = tl.arange(0, BLOCK_WIDTH)
     real_R = place_R < num_ids
+    if HAS_ORDER:
+        place_R = tl.load(order_ptr + place_R, mask=real_R, other=0)
     id_R = tl.load(ids_ptr + place_R, mask=real_R, other=0)
     inside_R = (id_R >= 0) & (id_R < num_rows)
     wrong = tl.sum((real_R & ~inside_R).to(tl.int32), axis=0)
@@ -63,11 +65,16 @@ def _gather(
         later_R = missed_R & (first_R != place_R)
         read_R = read_R & ~later_R
         write_R = write_R & ~later_R
-    fast_R = fast_ptr + slot_R.to(tl.int64) * WIDTH
-    row_R = tl.where(hit_R, fast_R, host_ptr + id_R * WIDTH)
+    # Two loads, the slow one first. One load of either address would be read two bytes at a time:
+    # of a choice between pointers some versions of Triton do not know how it is aligned.
     real_W = col_W < WIDTH
-    read_RW = read_R[:, None] & real_W[None, :]
-    value_RW = tl.load(row_R[:, None] + col_W[None, :], mask=read_RW, other=0)
+    missed_RW = (read_R & ~hit_R)[:, None] & real_W[None, :]
+    hit_RW = (read_R & hit_R)[:, None] & real_W[None, :]
+    host_R = host_ptr + id_R * WIDTH
+    fast_R = fast_ptr + slot_R.to(tl.int64) * WIDTH
+    missed_value_RW = tl.load(host_R[:, None] + col_W[None, :], mask=missed_RW, other=0)
+    hit_value_RW = tl.load(fast_R[:, None] + col_W[None, :], mask=hit_RW, other=0)
+    value_RW = tl.where(hit_RW, hit_value_RW, missed_value_RW)
     if HAS_SCALES:
         scale_at_R = tl.where(hit_R, fast_scales_ptr + slot_R, host_scales_ptr + id_R)
         scale_R = tl.load(scale_at_R, mask=read_R, other=0.0)
@@ -130,14 +137,20 @@ def cached_rows(
     outside: Tensor,
     dtype: torch.dtype,
     *,
-    merge_repeats: bool,
+    merge_repeats: bool = False,
+    order: Tensor | None = None,
+    num_bytes: int = BYTES,
+    num_warps: int = NUM_WARPS,
 ) -> Tensor:
-    """As `genrec_kernels.cached_rows`; ids and stores must be contiguous."""
+    """As `genrec_kernels.cached_rows`; ids, order and stores must be contiguous.
+
+    `num_bytes` of rows and `num_warps` are those of a program.
+    """
     num_ids, width = len(ids), host.shape[1]
     out = torch.empty(num_ids, width, dtype=dtype, device=ids.device)
     if num_ids == 0:
         return out
-    block_width, block_rows = _blocks(width, host.element_size())
+    block_width, block_rows = _blocks(width, host.element_size(), num_bytes)
     sizes = {"WIDTH": width, "BLOCK_WIDTH": block_width, "BLOCK_ROWS": block_rows}
     first = torch.empty_like(ids, dtype=torch.int32) if merge_repeats else ids
     grid = (triton.cdiv(num_ids, block_rows),)
@@ -147,8 +160,9 @@ def cached_rows(
         ids, slot_of, fast, host,
         slot_of if fast_scales is None else fast_scales,
         slot_of if host_scales is None else host_scales,
-        out, outside, first, num_ids, len(slot_of), **sizes,
-        HAS_SCALES=host_scales is not None, MERGE=merge_repeats, num_warps=NUM_WARPS,
+        out, outside, first, ids if order is None else order, num_ids, len(slot_of), **sizes,
+        HAS_SCALES=host_scales is not None, MERGE=merge_repeats, HAS_ORDER=order is not None,
+        num_warps=num_warps,
     )  # fmt: skip
     if merge_repeats:
         _repeat[grid](ids, slot_of, first, out, num_ids, **sizes, num_warps=NUM_WARPS)
@@ -166,7 +180,7 @@ def copy_rows(
     """As `genrec_kernels.copy_rows`; all must be contiguous."""
     if len(ids) == 0:
         return
-    block_width, block_rows = _blocks(source.shape[1], source.element_size())
+    block_width, block_rows = _blocks(source.shape[1], source.element_size(), BYTES)
     _copy[(min(COPY_PROGRAMS, triton.cdiv(len(ids), block_rows)),)](
         ids, slots, source, target,
         ids if source_scales is None else source_scales,
@@ -176,7 +190,7 @@ def copy_rows(
     )  # fmt: skip
 
 
-def _blocks(width: int, element_size: int) -> tuple[int, int]:
+def _blocks(width: int, element_size: int, num_bytes: int) -> tuple[int, int]:
     """Columns and rows of a program."""
     block_width = triton.next_power_of_2(width)
-    return block_width, max(1, BYTES // (block_width * element_size))
+    return block_width, max(1, num_bytes // (block_width * element_size))

@@ -81,6 +81,15 @@ class ScoringEngine(ABC):
         return True
 
     @property
+    def given_up(self) -> bool:
+        """Whether it will never answer again in this process."""
+        return False
+
+    def describe(self) -> dict[str, Any] | None:
+        """How it lives, for `/v1/stats`; None for an engine that nobody watches."""
+        return None
+
+    @property
     def stalled_s(self) -> float:
         """Seconds since which it has work and finishes none of it; 0 where nobody looks."""
         return 0.0

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from functools import partial
@@ -23,23 +23,21 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from genrec_model.artifact import Artifact
 from genrec_model.errors import EngineError, EngineUnavailable
 from genrec_model.features.rows import UserRows
+from genrec_serving.engines.affinity import engine_of
 from genrec_serving.engines.interface import Scored
 from genrec_serving.engines.paged_engine import PagedEngine, fail, resolve
 from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.engines.wire import BEAT, BEAT_S, READY, Ask, Reply, Start
 from genrec_serving.vllm_plugin.item_cache_options import all_item_caches
 from genrec_serving.vllm_plugin.memory_plan import all_splits
-from genrec_serving.vllm_plugin.prompt import pack
+from genrec_serving.vllm_plugin.prompt import pack_bytes
 
 logger = logging.getLogger(__name__)
 
-#: First rows of a history, by which a user is known again; all but the start row are the user's.
-_AFFINITY_ROWS = 9
 _SECONDS_TO_CLOSE = 30
 #: A large model's weights and graphs take minutes.
 _SECONDS_TO_START = 900
@@ -52,9 +50,17 @@ class VllmProcess:
         artifact: the model.
         version: salts the prefix cache.
         options: of the one engine.
+        door: path of a socket at which others may ask it too.
     """
 
-    def __init__(self, artifact: Artifact, *, version: str, options: VllmOptions) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        version: str,
+        options: VllmOptions,
+        door: str | None = None,
+    ) -> None:
         ours, theirs = socket.socketpair()
         # Not a fork: CUDA does not survive one, and vLLM wants a process to itself.
         self._child = subprocess.Popen(
@@ -73,7 +79,7 @@ class VllmProcess:
         self._threads: list[threading.Thread] = []
         self._beat = 0.0
         self._stalled_s = 0.0
-        start = Start(str(artifact.path), version, asdict(options))
+        start = Start(str(artifact.path), version, asdict(options), door)
         self._connection.send_bytes(msgspec.msgpack.encode(start))
 
     @property
@@ -117,7 +123,7 @@ class VllmProcess:
             EngineError: the process ended.
         """
         answer: Future[Scored] = Future()
-        request_id = self._send(pack(rows).numpy().tobytes(), kwargs, answer)
+        request_id = self._send(pack_bytes(rows), kwargs, answer)
         answer.add_done_callback(partial(self._answered, request_id))
         return answer
 
@@ -212,17 +218,25 @@ class VllmProcesses(PagedEngine):
         artifact: the model.
         version: salts the prefix caches.
         options: of all engines together.
+        doors: paths of sockets at which others may ask the engines too, one for each.
 
     Raises:
         EngineUnavailable: vLLM is not installed.
         EngineError: one of them cannot start.
     """
 
-    def __init__(self, artifact: Artifact, *, version: str, options: VllmOptions) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        version: str,
+        options: VllmOptions,
+        doors: Sequence[str] | None = None,
+    ) -> None:
         count = options.processes or 1
         self._engines = [
-            VllmProcess(artifact, version=version, options=options.of_process(number))
-            for number in range(count)
+            VllmProcess(artifact, version=version, options=options.of_process(number), door=door)
+            for number, door in enumerate(doors or [None] * count)
         ]
         try:
             for engine in self._engines:
@@ -254,11 +268,7 @@ class VllmProcesses(PagedEngine):
         """As the base class says, of each process."""
         asked = [engine.ask_statistics() for engine in self._engines]
         answers = await asyncio.gather(*(asyncio.wrap_future(answer) for answer in asked))
-        return {
-            "processes": list(answers),
-            "item_cache": all_item_caches(answers),
-            "memory_split": all_splits(answers),
-        }
+        return all_statistics(answers)
 
     def close(self) -> None:
         """End all processes."""
@@ -266,22 +276,20 @@ class VllmProcesses(PagedEngine):
             engine.close()
 
     def _engine_of(self, rows: UserRows) -> VllmProcess:
-        key = rows.items[:_AFFINITY_ROWS].tobytes() + rows.timestamps[1:_AFFINITY_ROWS].tobytes()
-        return self._engines[zlib.crc32(key) % len(self._engines)]
+        return self._engines[engine_of(rows, len(self._engines))]
+
+
+def all_statistics(engines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Statistics of engines in processes of their own: of each, and of all."""
+    return {
+        "processes": list(engines),
+        "item_cache": all_item_caches(engines),
+        "memory_split": all_splits(engines),
+    }
 
 
 def _settle(answer: Future[Any], reply: Reply) -> None:
     if reply.error is not None:
         fail(answer, reply.error)
     else:
-        resolve(answer, _scored(reply) if reply.statistics is None else reply.statistics)
-
-
-def _scored(reply: Reply) -> Scored:
-    items = np.frombuffer(reply.items, np.int64)
-    return Scored(
-        items=items,
-        scores=np.frombuffer(reply.scores, np.float32),
-        task_logits=np.frombuffer(reply.task_logits, np.float32).reshape(len(items), reply.tasks),
-        cached_rows=reply.cached_rows,
-    )
+        resolve(answer, reply.scored() if reply.statistics is None else reply.statistics)

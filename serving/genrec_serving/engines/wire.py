@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
+
+from genrec_serving.engines.interface import Scored
 
 #: Id of the first reply: the engine started.
 READY = -1
@@ -21,11 +24,13 @@ class Start(msgspec.Struct, frozen=True, array_like=True):
     artifact: path of the model.
     version: salts the prefix cache.
     options: fields of `VllmOptions`.
+    door: path of a socket at which others may ask too; None where nobody does.
     """
 
     artifact: str
     version: str
     options: dict[str, Any]
+    door: str | None = None
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -62,3 +67,13 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     statistics: dict[str, Any] | None = None
     unavailable: bool = False
     stalled_s: float = 0.0
+
+    def scored(self) -> Scored:
+        """The answer to a question."""
+        items = np.frombuffer(self.items, np.int64)
+        return Scored(
+            items=items,
+            scores=np.frombuffer(self.scores, np.float32),
+            task_logits=np.frombuffer(self.task_logits, np.float32).reshape(len(items), self.tasks),
+            cached_rows=self.cached_rows,
+        )

@@ -86,8 +86,7 @@ class Strategies:
     @property
     def given_up(self) -> bool:
         """Whether the engine of most requests will never answer again in this process."""
-        engine = self._started[self._auto]
-        return isinstance(engine, SupervisedEngine) and engine.given_up
+        return self._started[self._auto].given_up
 
     @property
     def started(self) -> list[str]:
@@ -107,7 +106,7 @@ class Strategies:
             "all": list(STRATEGIES),
             "started": self.started,
             "unavailable": self.unavailable,
-            "engine": engine.describe() if isinstance(engine, SupervisedEngine) else None,
+            "engine": engine.describe(),
             "auto": None if self._chooser is None else self._chooser.describe(),
         }
 
@@ -248,6 +247,28 @@ def start_strategies(
             auto=chooser,
         )
     raise AssertionError("PREFERRED is not empty")
+
+
+def connected_strategies(
+    artifact: Artifact, engine: ScoringEngine, *, default: str, threads: int
+) -> Strategies:
+    """Strategies over a vLLM engine that somebody else started.
+
+    Args:
+        artifact: the model.
+        engine: that is asked by default.
+        default: strategy of requests that name none: ``auto`` or ``vllm``.
+        threads: of the engines that are started here when they are first asked for.
+    """
+    return Strategies(
+        factories={
+            "onnxruntime": partial(_onnx, artifact, threads),
+            "torch": partial(_torch, artifact),
+        },
+        started={"vllm": engine},
+        default=default,
+        unavailable={"tensorrt": NO_TENSORRT},
+    )
 
 
 def _not_started(name: str) -> str:

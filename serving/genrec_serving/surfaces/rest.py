@@ -6,6 +6,7 @@ time. Their schemas are on the OpenAPI page all the same.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from genrec_serving.recommender import Recommender
 from genrec_serving.requests import MAX_CANDIDATES, MAX_EVENTS, MAX_K
 from genrec_serving.surfaces.api import RecommendApi
 from genrec_serving.surfaces.front import Front
+from genrec_serving.surfaces.gathering import Gather
 from genrec_serving.surfaces.schemas import (
     AnswerBody,
     BatchAnswersBody,
@@ -27,11 +29,12 @@ from genrec_serving.surfaces.schemas import (
     RecommendBody,
     json_schema,
 )
+from genrec_serving.telemetry.numbers import sum_admission, sum_requests
 from genrec_serving.users.events import MAX_APPEND
 
 
-def rest_router(front: Front) -> APIRouter:
-    """Routes of the REST API."""
+def rest_router(front: Front, gather: Gather | None = None) -> APIRouter:
+    """Routes of the REST API; `gather` gives the numbers of all processes that take requests."""
     router = APIRouter(tags=["recommender"])
     api, recommender = RecommendApi(front), front.recommender
 
@@ -59,8 +62,7 @@ def rest_router(front: Front) -> APIRouter:
                 **describe(found),
                 "engines": await found.strategies.statistics(),
                 "users": await describe_users(found),
-                "requests": front.metrics.snapshot(),
-                "admission": front.admission.snapshot(),
+                **await _numbers(front, gather),
             }
         )
 
@@ -82,6 +84,20 @@ def rest_router(front: Front) -> APIRouter:
         return _health(healthy)
 
     return router
+
+
+async def _numbers(front: Front, gather: Gather | None) -> dict[str, Any]:
+    """What is counted; of several processes that take requests, the sums."""
+    if gather is None:
+        return {"requests": front.metrics.snapshot(), "admission": front.admission.snapshot()}
+    found = await gather()
+    requests = [part.requests for part in found if part.requests is not None]
+    admission = [part.admission for part in found if part.admission is not None]
+    return {
+        "http_processes": len(admission),
+        "requests": sum_requests(requests).snapshot(time.time()),
+        "admission": sum_admission(admission),
+    }
 
 
 def describe(recommender: Recommender) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import numpy as np
 from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 from prometheus_client import Counter as Count
 
 from genrec_model.errors import EngineError, Overloaded, RequestError, StoreError
 from genrec_serving.requests import Answer
 from genrec_serving.telemetry.engine_metrics import EngineMetrics
+from genrec_serving.telemetry.numbers import Requests
 
 Surface = Literal["rest", "v1", "v2", "grpc"]
 #: Latencies that `/v1/stats` looks back on.
@@ -125,24 +125,18 @@ class RequestMetrics:
 
     def snapshot(self) -> dict[str, Any]:
         """All numbers since the start; percentiles are of the last `WINDOW` requests."""
-        p50, p95, p99 = (
-            np.percentile(list(self._latencies), (50, 95, 99)).round(6).tolist()
-            if self._latencies
-            else (0.0, 0.0, 0.0)
+        return self.numbers().snapshot(time.time())
+
+    def numbers(self) -> Requests:
+        """The same, so that it can be summed with those of other processes."""
+        return Requests(
+            started=self._started,
+            answered=dict(self._answered),
+            failed=dict(self._failed),
+            strategies=dict(self._strategies),
+            events=dict(self._events),
+            latencies=list(self._latencies),
         )
-        return {
-            "uptime_s": round(time.time() - self._started, 1),
-            "answered": {"total": self._answered.total(), **self._answered},
-            "failed": {"total": self._failed.total(), **self._failed},
-            "strategies": dict(self._strategies),
-            "history_events": self._events["all"],
-            "cached_events": self._events["cached"],
-            "latency_ms": {
-                "p50": round(p50 * 1e3, 3),
-                "p95": round(p95 * 1e3, 3),
-                "p99": round(p99 * 1e3, 3),
-            },
-        }
 
 
 class RequestObserver:

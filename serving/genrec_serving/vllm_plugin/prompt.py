@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,15 @@ def pack(rows: UserRows) -> Tensor:
     words_R4[:, 1] = torch.from_numpy(rows.actions)
     words_R4[:, 2:].view(torch.int64).squeeze(1).copy_(torch.from_numpy(rows.timestamps))
     return words_R4.view(torch.float32)
+
+
+def pack_bytes(rows: UserRows) -> bytes:
+    """The bytes of `pack`, without PyTorch."""
+    words_R4 = np.empty((len(rows.items), ROW_WIDTH), np.int32)
+    words_R4[:, 0] = rows.items
+    words_R4[:, 1] = rows.actions
+    words_R4.view(np.int64)[:, 1] = rows.timestamps
+    return words_R4.tobytes()
 
 
 def unpack(prompt: Tensor) -> PromptRows:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from genrec_model.errors import EngineError, StoreError
 from genrec_serving.engines.torch_engine import TorchEngine
 from genrec_serving.recommender import Recommender
-from genrec_serving.server import build_app
+from genrec_serving.server_parts import build_app
 from genrec_serving.strategies.strategy import Strategies
 from genrec_serving.surfaces.admission import Admission, AdmissionLimits
 from genrec_serving.surfaces.error_responses import add_error_handlers

@@ -1,0 +1,1 @@
+"""Several processes that take requests, and the one that watches over them."""
