@@ -50,7 +50,8 @@ def run_server(options: ServerOptions) -> None:
     )
     address = Address(host=options.host, http_port=options.http_port, grpc_port=options.grpc_port)
     with tracing(options):
-        logger.info("listening on %s, ports %d and %d", *vars(address).values())
+        ports = address.http_port, options.grpc_port
+        logger.info("listening on %s, ports %d and %d", address.host, *ports)
         RecommenderServer(
             build_app(model.front),
             address=address,
