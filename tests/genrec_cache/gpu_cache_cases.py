@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from genrec_cache import host_memory, row_stream
+from genrec_cache.bench.miss_paths import MissBench, Staged
 from genrec_cache.embedding_cache import CachedTable
 from genrec_cache.hashed_cache import HashedTable
 from genrec_cache.host_memory import PinFailed, allocate
@@ -194,6 +195,22 @@ def test_all_rows_come_by_in_pieces(int8: bool, monkeypatch: pytest.MonkeyPatch)
         if host.stored.scales is not None:
             expected = expected * host.stored.scales[:, None]
         assert torch.equal(found, expected)
+
+
+def test_all_ways_to_read_missed_rows_read_the_same() -> None:
+    bench = MissBench(401, None, DEVICE)
+    for count in (1, 37, 300):
+        assert bench.error(bench.draw(count)) == 0.0
+    ids = bench.draw(50, num_rows=100)
+    expected = bench.host.stored.values[:400].view(100, -1)[ids.cpu()]
+    assert torch.equal(bench.wide(ids).cpu(), expected)
+    bench.host.stored.values[7] += 1
+    stale = bench.draw(10).fill_(7)
+    staged = Staged(bench, [stale], 0.5)
+    staged()
+    bench.host.stored.values[7] += 1
+    assert bench.error(stale) == 0.0
+    assert not torch.equal(staged.out.cpu(), bench.direct(stale).cpu())
 
 
 class ById(SparseSource):
