@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from genrec_cache import snapshot
 from genrec_cache.background import Background, Job
+from genrec_cache.cache_stats import CacheStats
 from genrec_cache.dropped_rows import DroppedRows
 from genrec_cache.fast_rows import FastRows
 from genrec_cache.host_rows import HostRows
@@ -42,42 +41,6 @@ _MERGE_ABOVE = 0.5
 _WAITING = 4
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheStats:
-    """What a cache has done since it was made.
-
-    Args:
-        lookups: calls.
-        accesses, hits: ids looked up, and those of them that were in a slot.
-        unique, unique_hits: the same, with each id once a batch that was counted.
-        copies: rows copied into slots.
-        evictions: rows that lost their slot.
-    """
-
-    lookups: int = 0
-    accesses: int = 0
-    hits: int = 0
-    unique: int = 0
-    unique_hits: int = 0
-    copies: int = 0
-    evictions: int = 0
-
-    def with_batch(self, uses: Ints, hit: npt.NDArray[np.bool_], *, lookups: int = 1) -> CacheStats:
-        """After so many lookups more, of K unique ids together: int64 and bool [K]."""
-        return replace(
-            self,
-            lookups=self.lookups + lookups,
-            accesses=self.accesses + int(uses.sum()),
-            hits=self.hits + int(uses[hit].sum()),
-            unique=self.unique + len(uses),
-            unique_hits=self.unique_hits + int(hit.sum()),
-        )
-
-    def with_swaps(self, copies: int, evictions: int) -> CacheStats:
-        """After so many rows more came into slots, and lost theirs."""
-        return replace(self, copies=self.copies + copies, evictions=self.evictions + evictions)
 
 
 class CachedTable(EmbeddingTable):
@@ -322,29 +285,9 @@ class CachedTable(EmbeddingTable):
         An estimate from below: those slots would not be given to what was dropped last, but to
         what is most promising.
         """
+        self._settle()
         with self._deciding:
             return 0 if self._dropped is None else self._dropped.take_missed()
-
-    def time_of_miss(self, ids: int = 4096, *, tries: int = 5) -> float:
-        """Milliseconds that a row costs more from the host than from a slot, at least 0.
-
-        Waits for the device; to be called while nothing else runs there.
-
-        Args:
-            ids: looked up at once.
-            tries: the quickest counts.
-        """
-        inside = self.residents
-        # All over the table: rows near each other come faster.
-        drawn = np.random.default_rng(0).integers(0, self.num_rows, 4 * ids)
-        outside = drawn[~np.isin(drawn, inside)]
-        if not len(inside) or not len(outside):
-            return 0.0
-        hits, misses = (
-            self._time(torch.from_numpy(np.resize(some, ids)).to(self.device), tries)
-            for some in (inside, outside)
-        )
-        return max(0.0, (misses - hits) / ids)
 
     def save(self, path: Path) -> None:
         """Write what was learnt to a file: see :mod:`genrec_cache.snapshot`."""
@@ -422,18 +365,6 @@ class CachedTable(EmbeddingTable):
             for rows in (*self._retired, self._rows):
                 rows.wait()
             self._retired.clear()
-
-    def _time(self, ids: Tensor, tries: int) -> float:
-        """Milliseconds of one gather, which nobody counts."""
-        best = float("inf")
-        for _ in range(tries):
-            start = time.perf_counter()
-            with self._lock:
-                self._rows.gather(ids)
-            if self._on_gpu:
-                torch.cuda.current_stream(self.device).synchronize()
-            best = min(best, time.perf_counter() - start)
-        return best * 1e3
 
     def _fast_rows(self, host: HostRows) -> FastRows:
         if self._on_gpu:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_cache.embedding_cache import CacheStats
+from genrec_cache.cache_stats import CacheStats
 from genrec_cache.hashed_slots import HashedSlots
 from genrec_cache.hot_set import NO_SLOT
 from genrec_cache.policy import Ints

@@ -78,7 +78,6 @@ class Watched:
         assert self.pages.watch(self.pool)
         table = CachedTable(torch.rand(100, 2), 10)
         table.watch_dropped(20)
-        table.time_of_miss = lambda: miss_ms  # type: ignore[method-assign, assignment]
         self.table = table
         plan = MemoryPlan(
             in_force=Split(kv=500, rows=500), step=100, table_bytes=10**6, file=self.file
@@ -90,6 +89,7 @@ class Watched:
             page_rows=PAGE_ROWS,
             history_bytes=10,
             clock=lambda: self.now,
+            miss_ms=lambda _: miss_ms,
         )
 
     def interval(self, *, missed_pages: int = 0, missed_rows: int = 0) -> None:

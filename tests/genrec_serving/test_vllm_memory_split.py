@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genrec_cache.embedding_cache import CachedTable
 from genrec_model.artifact import Artifact
 from genrec_serving.engines.interface import RankCall, ScoringEngine
 from genrec_serving.vllm_plugin import memory_plan, memory_watch
@@ -60,7 +59,7 @@ async def test_the_next_engine_has_the_better_split(engines, truth, monkeypatch)
     monkeypatch.setattr(memory_watch, "INTERVAL_S", 0.0)
     monkeypatch.setattr(memory_plan, "LEAST_SHARE", 0.001)
     # Rows cost nothing, so that the outcome is certain.
-    monkeypatch.setattr(CachedTable, "time_of_miss", lambda _: 0.0)
+    monkeypatch.setattr(memory_watch, "time_of_miss", lambda _: 0.0)
     first = engines.start()
     table_bytes = truth.model.item_embedding.weight.nbytes
     stats = await first.statistics()

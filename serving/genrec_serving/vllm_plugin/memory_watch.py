@@ -11,6 +11,7 @@ from typing import Any
 from genrec_cache.embedding_cache import CachedTable
 from genrec_cache.marginal_cost import MarginalCost
 from genrec_cache.memory_split import Dropped, SplitTuner
+from genrec_cache.miss_time import time_of_miss
 from genrec_cache.split_file import save_split
 from genrec_serving.vllm_plugin.memory_plan import MemoryPlan
 from genrec_serving.vllm_plugin.page_order import GROUP_BYTES
@@ -76,6 +77,7 @@ class MemoryWatch:
         page_rows: rows of a page.
         history_bytes: pages of the longest history.
         clock: seconds.
+        miss_ms: how what a miss costs is measured; None: see `time_of_miss`.
     """
 
     def __init__(
@@ -87,8 +89,10 @@ class MemoryWatch:
         page_rows: int,
         history_bytes: int,
         clock: Callable[[], float] = time.monotonic,
+        miss_ms: Callable[[CachedTable], float] | None = None,
     ) -> None:
         self._plan = plan
+        self._measure_miss = miss_ms or time_of_miss
         self._pages = pages
         self._table = table
         self._page_rows = page_rows
@@ -123,7 +127,7 @@ class MemoryWatch:
     def _decide(self) -> None:
         if self._miss_ms is None:
             # Between two steps nothing else runs there.
-            self._miss_ms = self._table.time_of_miss()
+            self._miss_ms = self._measure_miss(self._table)
         page_ms = self._page_rows * self._row_cost.of_one()
         self._saves = {
             "kv_ms": self._pages.take_missed() * page_ms,
