@@ -16,6 +16,7 @@ from torch import Tensor
 from genrec_kernels import reference
 from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.current_device import on_device_of
+from genrec_kernels.cutlass.paged_hstu_attention import pays, unsupported
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.triton.paged_plan import make_plan
@@ -41,6 +42,7 @@ def paged_hstu_attention(
     bias: RelativeBias | None = None,
     max_new_rows: int | None = None,
     max_keys: int | None = None,
+    same_bias: bool = False,
     backend: Backend | None = None,
 ) -> Tensor:
     """``SiLU(q·kᵀ·alpha + rab) / N · v`` over the rows of a request's pages, and the row itself.
@@ -69,7 +71,9 @@ def paged_hstu_attention(
         max_new_rows: most new rows of one request, if known: a smaller grid.
         max_keys: most keys that a row sees, if known: better splits. Neither changes what is
             computed, only how the sum is cut.
-        backend: force one of `triton`, `reference`.
+        same_bias: all new rows of a request have one key limit and one time, as candidates do.
+            Where that is not true of a request, its rows may come out NaN.
+        backend: force one of `cutlass`, `triton`, `reference`.
 
     Returns:
         float [R, H, D], in the dtype of `q`.
@@ -86,7 +90,7 @@ def paged_hstu_attention(
         position, time, boundaries, alpha, norm_length,
         num_rows if max_new_rows is None else min(max_new_rows, num_rows),
         page_table.shape[1] * kv_pages.shape[2] if max_keys is None else max_keys,
-        backend,
+        same_bias, backend,
     )  # fmt: skip
     return out
 
@@ -109,17 +113,39 @@ def _paged_hstu_attention(
     norm_length: int,
     max_new_rows: int,
     max_keys: int,
+    same_bias: bool,
     backend: str | None,
 ) -> Tensor:
     bias = None
     if position is not None and time is not None and boundaries is not None:
         bias = RelativeBias(position, time, boundaries)
-    chosen = choose_backend("paged_hstu_attention", q.device, _offered(q, kv_pages), forced=backend)
+    offered, lacking = _offered(
+        q,
+        kv_pages,
+        num_requests=row_offsets.shape[0] - 1,
+        max_new_rows=max_new_rows,
+        max_keys=max_keys,
+        has_bias=bias is not None,
+        same_bias=same_bias,
+    )
+    chosen = choose_backend(
+        "paged_hstu_attention", q.device, offered, forced=backend, lacking=lacking
+    )
     if chosen == "reference" or q.shape[0] == 0 or row_offsets.shape[0] < 2:
         return reference.paged_hstu_attention(
             q, k, v, kv_pages=kv_pages, timestamp_pages=timestamp_pages, page_table=page_table,
             row_offsets=row_offsets, key_limits=key_limits, timestamps=timestamps, alpha=alpha,
             norm_length=norm_length, bias=bias,
+        )  # fmt: skip
+    if chosen == "cutlass":
+        from genrec_kernels.cutlass import paged_hstu_attention as compiled
+
+        return compiled.paged_hstu_attention(
+            q, k, v, kv_pages=kv_pages, timestamp_pages=timestamp_pages,
+            page_table=contiguous_rows(page_table), row_offsets=row_offsets,
+            key_limits=key_limits.contiguous(), timestamps=timestamps.contiguous(), alpha=alpha,
+            norm_length=norm_length, bias=bias, max_new_rows=max_new_rows, max_keys=max_keys,
+            same_bias=same_bias,
         )  # fmt: skip
     from genrec_kernels.triton import paged_hstu_attention as kernels
 
@@ -183,12 +209,36 @@ def kernel_kind(
     return plan.kind
 
 
-def _offered(q: Tensor, kv_pages: Tensor) -> tuple[Backend, ...]:
-    """What can run a call: the kernels need a dtype that they know and whole rows in the pages."""
+def _offered(
+    q: Tensor,
+    kv_pages: Tensor,
+    *,
+    num_requests: int,
+    max_new_rows: int,
+    max_keys: int,
+    has_bias: bool,
+    same_bias: bool,
+) -> tuple[tuple[Backend, ...], dict[Backend, str]]:
+    """What can run a call, best first, and why the CUTLASS kernels can not."""
     fits = q.dtype in DTYPES and kv_pages.dtype in DTYPES
-    if fits and q.shape[2] <= MAX_HEAD_DIM and kv_pages.stride(3) == 1:
-        return ("triton", "reference")
-    return ("reference",)
+    if not fits or q.shape[2] > MAX_HEAD_DIM or kv_pages.stride(3) != 1:
+        problem = "the kernels need a dtype that they know and whole rows in the pages"
+        return ("reference",), {"triton": problem, "cutlass": problem}
+    lacking = unsupported(
+        q,
+        kv_pages,
+        num_requests=num_requests,
+        max_keys=max_keys,
+        has_bias=has_bias,
+        same_bias=same_bias,
+    )
+    if lacking is not None:
+        return ("triton", "reference"), {"cutlass": lacking}
+    if q.is_cuda and pays(
+        q, num_requests=num_requests, max_new_rows=max_new_rows, max_keys=max_keys
+    ):
+        return ("cutlass", "triton", "reference"), {}
+    return ("triton", "cutlass", "reference"), {}
 
 
 class _Gpu(TypedDict):

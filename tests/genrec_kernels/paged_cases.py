@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genrec_kernels import reference
-from genrec_kernels.dispatch import BackendUnavailable
+from genrec_kernels.dispatch import BackendUnavailable, backend_problem
 from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.reference.page_write import page_write as page_write_reference
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 from genrec_kernels.triton import paged_hstu_attention as kernels
+from genrec_kernels.triton.paged_bias import paged_bias
 from genrec_kernels.triton.paged_plan import PagedPlan
 
 ON_GPU = torch.cuda.is_available()
@@ -302,7 +303,8 @@ def test_op_is_registered_well() -> None:
     assert case.bias is not None
     arguments = (
         *case.rows.values(), case.kv_pages, case.timestamp_pages, case.page_table,
-        case.row_offsets, case.key_limits, case.timestamps, *case.bias, 0.3, 64, 2, 16, "triton",
+        case.row_offsets, case.key_limits, case.timestamps, *case.bias, 0.3, 64, 2, 16,
+        False, "triton",
     )  # fmt: skip
     torch.library.opcheck(torch.ops.genrec.paged_hstu_attention.default, arguments)
 
@@ -361,3 +363,110 @@ def test_page_write_without_times_and_into_another_dtype() -> None:
     page_write_reference(k, v, slots, kv_pages=expected)
     page_write(k, v, slots, kv_pages=pages, backend="triton")
     assert torch.equal(pages, expected)
+
+
+# The bias as a matrix, which the CUTLASS kernels read
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("same_bias", [False, True])
+@pytest.mark.parametrize("layout", list(LAYOUTS.values())[1:], ids=list(LAYOUTS)[1:])
+def test_bias_matrix(layout: list[tuple[int, int]], same_bias: bool) -> None:
+    case = make_case(layout, candidates=same_bias)
+    assert case.bias is not None
+    options = {
+        name: getattr(case, name)
+        for name in ("timestamp_pages", "page_table", "row_offsets", "key_limits", "timestamps")
+    } | {"max_keys": max(cached for cached, _ in layout), "same_bias": same_bias, "scale": 3.0}
+    expected = reference.paged_bias(case.bias, **options)
+    made = paged_bias(case.bias, **options)
+    seen = expected.rows.isfinite()
+    torch.testing.assert_close(made.rows[seen], expected.rows[seen])
+    torch.testing.assert_close(made.own, expected.own)
+
+
+def test_rows_that_differ_have_no_bias_in_common() -> None:
+    case = make_case([(40, 3), (40, 140)], candidates=True)
+    assert case.bias is not None
+    case.timestamps[-1] += 1
+    made = paged_bias(
+        case.bias,
+        timestamp_pages=case.timestamp_pages,
+        page_table=case.page_table,
+        row_offsets=case.row_offsets,
+        key_limits=case.key_limits,
+        timestamps=case.timestamps,
+        max_keys=40,
+        same_bias=True,
+        scale=1.0,
+    )
+    assert made.rows[0, :40].isfinite().all()
+    assert made.rows[1, :40].isnan().all()
+
+
+# The CUTLASS kernels
+
+CUTLASS_PROBLEM = "it needs an NVIDIA GPU"
+if ON_GPU:
+    CUTLASS_PROBLEM = str(backend_problem("cutlass", torch.device("cuda", 0)) or "")
+needs_cutlass = pytest.mark.skipif(CUTLASS_PROBLEM != "", reason=CUTLASS_PROBLEM)
+
+
+def run_compiled(case: Case, **options: object) -> Tensor:
+    return paged_hstu_attention(**case.rows, **case.options, backend="cutlass", **options)
+
+
+@needs_cutlass
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("bias", ["none", "own", "same"])
+@pytest.mark.parametrize("width", [64, 128, 256])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_compiled_equals_the_twin(layout: list[tuple[int, int]], width: int, bias: str) -> None:
+    case = make_case(
+        layout, dtype=torch.bfloat16, page=64, width=width, with_bias=bias != "none",
+        candidates=bias == "same",
+    )  # fmt: skip
+    most = max(new for _, new in layout), max(cached for cached, _ in layout)
+    for max_new_rows, max_keys in (most, (None, None)):
+        case.check(
+            run_compiled(
+                case, same_bias=bias == "same", max_new_rows=max_new_rows, max_keys=max_keys
+            )
+        )
+
+
+@needs_cutlass
+def test_compiled_half_precision_and_pages_of_several_tiles() -> None:
+    case = make_case([(700, 90), (129, 3)], dtype=torch.float16, page=192, width=64)
+    case.check(run_compiled(case))
+
+
+@needs_cutlass
+def test_compiled_on_layouts_of_pages() -> None:
+    """Heads beside rows, as some versions of vLLM lay pages out."""
+    case = make_case([(700, 90), (129, 3)], dtype=torch.bfloat16, page=64, width=128)
+    beside = case.kv_pages.transpose(1, 2).contiguous().transpose(1, 2)
+    case.check(run_compiled(replace(case, kv_pages=beside)))
+
+
+@needs_cutlass
+def test_compiled_follows_the_lengths_in_a_graph() -> None:
+    case = make_case(
+        [(600, 100), (500, 80)], dtype=torch.bfloat16, page=64, width=64, candidates=True
+    )
+    options = {"same_bias": True, "max_new_rows": 100, "max_keys": 640}
+    run_compiled(case, **options)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run_compiled(case, **options)
+    for shorter in (0, 37, 300):
+        case.key_limits.sub_(shorter).clamp_(min=0)
+        graph.replay()
+        case.check(out)
+
+
+@needs_cutlass
+def test_compiled_refuses_with_a_reason() -> None:
+    case = make_case([(20, 3)], dtype=torch.bfloat16, page=16, width=64)
+    with pytest.raises(BackendUnavailable, match="pages of a multiple of 64 rows"):
+        run_compiled(case)

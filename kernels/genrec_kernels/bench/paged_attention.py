@@ -2,6 +2,8 @@
 
     python -m genrec_kernels.bench.paged_attention --commit $(git rev-parse --short HEAD)
 
+With `--backend cutlass` the CUTLASS kernels are timed, and Triton's beside them.
+
 `attn-paged-…`: pages of 64 rows in random order. `attn-delta-…`: the same kernel with one page a
 request, so that each head's keys and values are contiguous. New rows are candidates of one
 moment, as a server ranks them; `-causal` has history rows with times and limits of their own.
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,17 @@ from torch import Tensor
 from genrec_kernels import reference
 from genrec_kernels.bench.paged_measure import (
     Recorder,
+    Timing,
     copy_bandwidth,
     relative_error,
     time_eager,
     time_graph,
 )
 from genrec_kernels.bench.records import RECORDS
+from genrec_kernels.cutlass.paged_hstu_attention import MOST_BIAS_BYTES
+from genrec_kernels.cutlass.variants import ELEMENTS, PAGE_KEYS
+from genrec_kernels.dispatch import Backend
+from genrec_kernels.paged_bias import matrix_bytes
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 
@@ -57,6 +64,7 @@ class Shape:
         suffix = "-bias" if self.with_bias else ""
         suffix += "-causal" if self.causal else ""
         suffix += f"-d{self.width}" if self.width != 128 else ""
+        suffix += f"-h{self.heads}" if self.heads != 4 else ""
         suffix += f"-b{self.batch}" if self.batch != 32 else ""
         suffix += f"-page{self.page}" if kind == "attn-paged" and self.page != 64 else ""
         return f"{kind}-{self.cached}-{self.new}{suffix}"
@@ -153,21 +161,35 @@ def gather_and_attend(q: Tensor, k: Tensor, v: Tensor, kv_pages: Tensor, table: 
     return out / (kv.shape[2])
 
 
-def measure(shape: Shape, recorder: Recorder, copy_tbps: float, *, compiled: bool) -> None:
+def measure(
+    shape: Shape, recorder: Recorder, copy_tbps: float, *, backend: Backend, compiled: bool
+) -> None:
     """Check and time one shape, and append its rows."""
     layers = make_layers(shape)
-    bounds: dict[str, Any] = {"max_new_rows": shape.new, "max_keys": shape.cached}
+    bounds: dict[str, Any] = {
+        "max_new_rows": shape.new,
+        "max_keys": shape.cached,
+        "same_bias": not shape.causal,
+    }
     first = layers[0]
-    out = paged_hstu_attention(**first, **bounds, backend="triton")
+    out = paged_hstu_attention(**first, **bounds, backend=backend)
     error = max(
         relative_error(out[request * shape.new :][: shape.new], exact(shape, first, request))
         for request in {0, shape.batch - 1}
     )
-    calls = [partial(paged_hstu_attention, **layer, **bounds, backend="triton") for layer in layers]
-    timing = time_graph(calls)
+
+    def time_of(backend: Backend) -> Timing:
+        run = partial(paged_hstu_attention, **bounds, backend=backend)
+        return time_graph([partial(run, **layer) for layer in layers])
+
+    timing = time_of(backend)
     tbps = shape.bytes / timing.p50 / 1e9
     plain = {**first, "bias": first["bias"] and narrow(first["bias"], shape.dtype)}
-    references = {"plain PyTorch": time_eager(lambda: reference.paged_hstu_attention(**plain)).p50}
+    if backend == "triton":
+        plainly = time_eager(lambda: reference.paged_hstu_attention(**plain))
+        references = {"plain PyTorch": plainly.p50}
+    else:
+        references = {"triton": time_of("triton").p50}
     if compiled:
         tensors = [first[name] for name in ("q", "k", "v", "kv_pages")]
         table = first["page_table"].long()
@@ -181,7 +203,7 @@ def measure(shape: Shape, recorder: Recorder, copy_tbps: float, *, compiled: boo
         recorder.add(
             shape.name,
             timing,
-            backend="triton",
+            backend=backend,
             dtype=shape.dtype,
             work=shape.bytes if memory_bound else shape.operations,
             unit="TB/s" if memory_bound else "TFLOP/s",
@@ -192,23 +214,27 @@ def measure(shape: Shape, recorder: Recorder, copy_tbps: float, *, compiled: boo
         )
 
 
-def main() -> None:
-    """Parse, measure, append."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=Path, default=RECORDS)
-    parser.add_argument("--commit", required=True)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    recorder = Recorder(options.records, options.commit)
-    copy_tbps = copy_bandwidth()
+_AGAINST_COMPILED = [Shape(cached=8192, new=new) for new in (16, 256)]
 
+
+def shapes() -> list[Shape]:
+    """What is timed."""
     sizes = {(1024, 16): 4, (4096, 64): 1, (8192, 16): 1, (8192, 256): 1}
-    for (cached, new), layers in sizes.items():
-        for page in (cached, 64):
-            shape = Shape(cached=cached, new=new, page=page, layers=layers)
-            measure(shape, recorder, copy_tbps, compiled=page == 64 and cached == 8192)
-    others = [
+    both = [
+        Shape(cached=cached, new=new, page=page, layers=layers)
+        for (cached, new), layers in sizes.items()
+        for page in (cached, 64)
+    ]
+    # A model of 16 heads of 64 that ranks for returning users, and takes in what they did.
+    ranking = Shape(cached=1792, new=100, heads=16, width=64, batch=64, with_bias=True, layers=2)
+    serving = [
+        ranking,
+        replace(ranking, new=8, causal=True),
+        replace(ranking, new=1024, causal=True, batch=8, layers=1),
+        replace(ranking, batch=1, layers=8),
+    ]
+    return [
+        *both,
         Shape(cached=8192, new=16, page=16),
         Shape(cached=8192, new=256, page=16),
         Shape(cached=4096, new=256, batch=1, width=256, layers=8),
@@ -216,11 +242,42 @@ def main() -> None:
         Shape(cached=8192, new=16, with_bias=True),
         Shape(cached=8192, new=256, with_bias=True),
         Shape(cached=8192, new=256, with_bias=True, causal=True),
+        *serving,
         Shape(cached=1024, new=16, dtype=torch.float16, layers=4),
         Shape(cached=1024, new=16, dtype=torch.float32, layers=2),
     ]
-    for shape in others:
-        measure(shape, recorder, copy_tbps, compiled=False)
+
+
+def takes(shape: Shape) -> bool:
+    """Whether the CUTLASS kernels do."""
+    matrix = matrix_bytes(
+        num_rows=shape.batch * shape.new,
+        num_requests=shape.batch,
+        max_keys=shape.cached,
+        same_bias=not shape.causal,
+    )
+    fits = shape.page % PAGE_KEYS == 0 and shape.dtype in ELEMENTS
+    return fits and (not shape.with_bias or matrix <= MOST_BIAS_BYTES)
+
+
+def main() -> None:
+    """Parse, measure, append."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    parser.add_argument("--commit", required=True)
+    parser.add_argument("--backend", choices=["triton", "cutlass"], default="triton")
+    parser.add_argument("--match", default="", help="only cases whose name holds this")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    recorder = Recorder(options.records, options.commit)
+    copy_tbps = copy_bandwidth()
+
+    for shape in shapes():
+        fits = options.backend == "triton" or takes(shape)
+        if options.match in shape.name and fits:
+            compiled = options.backend == "triton" and shape in _AGAINST_COMPILED
+            measure(shape, recorder, copy_tbps, backend=options.backend, compiled=compiled)
 
 
 if __name__ == "__main__":

@@ -48,60 +48,21 @@ def compile_variant(variant: AttentionVariant) -> BuiltKernel:
         )
     # The DSL reads the target from here when it is imported; without one it asks for a GPU.
     os.environ.setdefault("CUTE_DSL_ARCH", ARCHITECTURE)
-    import cutlass
-    from cutlass import Float32, Int16, Int32, Int64, cute
-    from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream, make_fake_tensor
+    from cutlass import cute
 
+    from genrec_kernels.cutlass.build_arguments import forward_arguments, paged_arguments
     from genrec_kernels.cutlass.hstu_forward_sm90 import HSTUForwardSm90
+    from genrec_kernels.cutlass.paged_hstu_sm90 import PagedHSTUSm90
 
-    def open_size(name: str, multiple: int = 1) -> Any:
-        if multiple == 1:
-            return cute.sym_int64(symbol=name)
-        return cute.sym_int64(symbol=name, divisibility=multiple)
-
-    element = {"bf16": cutlass.BFloat16, "fp16": cutlass.Float16}[variant.element]
-    rows, heads, width = open_size("R"), open_size("H"), variant.width
-
-    def rows_of(name: str) -> Any:
-        strides = (open_size(f"{name}_row", 8), open_size(f"{name}_head", 8), 1)
-        return make_fake_tensor(element, (rows, heads, width), strides, assumed_align=16)
-
-    def vector(dtype: Any, size: Any) -> Any:
-        return make_fake_compact_tensor(dtype, (size,), assumed_align=dtype.width // 8)
-
-    kernel = HSTUForwardSm90(variant)
-    tables: list[Any] = [None] * 4
-    if variant.bias:
-        blocks = open_size("blocks")
-        tables = [
-            vector(Int32, rows),
-            make_fake_compact_tensor(
-                Int16, (open_size("B"), blocks, blocks), stride_order=(2, 1, 0), assumed_align=2
-            ),
-            make_fake_compact_tensor(
-                Float32, (open_size("positions"), 2), stride_order=(1, 0), assumed_align=8
-            ),
-            make_fake_compact_tensor(
-                Int32, (open_size("cells"), 4), stride_order=(1, 0), assumed_align=16
-            ),
-        ]
-    out_strides = (open_size("out_row", 8), width, 1)
+    kernel: Any = PagedHSTUSm90(variant) if variant.paged else HSTUForwardSm90(variant)
+    arguments = paged_arguments(variant) if variant.paged else forward_arguments(variant)
     with TemporaryDirectory() as dumps:
         compiled = cute.compile(
             kernel,
-            *(rows_of(name) for name in "qkv"),
-            make_fake_tensor(element, (rows, heads, width), out_strides, assumed_align=16),
-            vector(Int64, open_size("B1")),
-            vector(Int64, open_size("B")),
-            vector(Int64, rows),
-            vector(Int32, 1),
-            *tables,
-            *[Int32(1)] * 3,
-            *[Float32(1.0)] * 2,
-            make_fake_stream(),
+            *arguments,
             options=f"--gpu-arch {ARCHITECTURE} --keep-ptx --keep-cubin --dump-dir {dumps}",
         )
-    shared_bytes: int = kernel.storage.size_in_bytes()  # type: ignore[attr-defined]
+    shared_bytes: int = kernel.storage.size_in_bytes()
     (function,) = compiled.kernel_info
     return BuiltKernel(
         CompiledKernel(

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, const_expr
-from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
+from cutlass.cute.nvgpu import OperandMajorMode
 
-from genrec_kernels.cutlass.bias import fill_bias
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
 from genrec_kernels.cutlass.key_tiles import limit_of, limits_of_rows, tile_at, warp_group_steps
-from genrec_kernels.cutlass.products import add_product, product, product_of, round_into, stage
-from genrec_kernels.cutlass.scores import masked_silu, silu, zero_rows
+from genrec_kernels.cutlass.products import product_of
+from genrec_kernels.cutlass.steps import first_step, last_step, next_step, pass_by
+from genrec_kernels.cutlass.stores import store
 from genrec_kernels.cutlass.variants import GROUP_ROWS
 
 
@@ -124,7 +124,7 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                 row_limits=row_limits,
                 row=row,
                 column=column,
-                num_rows=num_rows,
+                num_keys=num_rows,
                 thread=thread,
                 window=scalars.window,
                 half_alpha=scalars.half_alpha,
@@ -136,143 +136,31 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
             )
             q_place = q_get.wait_and_advance()
             sums.fill(0.0)
-            for _ in cutlass.range(unseen, unroll=1):
-                place = k_get.wait_and_advance()
-                place.release()
-                place = v_get.wait_and_advance()
-                place.release()
+            k_get, v_get = pass_by(k_get, v_get, unseen)
 
             if unseen < steps:
-                # The first tile that is seen; it always needs a mask: it holds the last row.
+                # The first tile that is seen holds the last row, so it needs a mask.
                 first_key = keys * tile_at(unseen, own_begin, own_end, end)
-                scores = _begin_scores(tile, first_key, True)
-                k_place = k_get.wait_and_advance()
-                warpgroup.fence()
-                product(first_mma, next_mma, scores, rq, stage(rk, k_place))
-                warpgroup.commit_group()
-                warpgroup.wait_group(0)
-                k_place.release()
-                _weigh(tile, scores, first_key, True)
-                round_into(weights, scores)
-
+                k_get = first_step(tile, k_get, first_key)
                 previous = first_key
                 for step in cutlass.range(unseen + 1, masked_end, unroll=1):
                     first_key = keys * tile_at(step, own_begin, own_end, end)
-                    k_get, v_get = _step(tile, k_get, v_get, first_key, previous, True)
+                    k_get, v_get = next_step(tile, k_get, v_get, first_key, previous, True)
                     previous = first_key
                 for step in cutlass.range(masked_end, full_end, unroll=1):
                     first_key = keys * tile_at(step, own_begin, own_end, end)
-                    k_get, v_get = _step(tile, k_get, v_get, first_key, previous, False)
+                    k_get, v_get = next_step(tile, k_get, v_get, first_key, previous, False)
                     previous = first_key
                 if const_expr(variant.window):
                     for step in cutlass.range(full_end, steps, unroll=1):
                         first_key = keys * tile_at(step, own_begin, own_end, end)
-                        k_get, v_get = _step(tile, k_get, v_get, first_key, previous, True)
+                        k_get, v_get = next_step(tile, k_get, v_get, first_key, previous, True)
                         previous = first_key
                 q_place.release()
-                v_place = v_get.wait_and_advance()
-                hide_foreign_rows(variant, shared.v, v_place.index, previous, num_rows, thread)
-                warpgroup.fence()
-                add_product(pv_mma, sums, weights, stage(rv, v_place))
-                warpgroup.commit_group()
-                warpgroup.wait_group(0)
-                v_place.release()
+                v_get = last_step(tile, v_get, previous)
                 store(
                     *(variant, sums, tensors.out, start, row, num_rows, head, column),
                     *(scalars.inverse_norm, dtype),
                 )
             else:
                 q_place.release()
-
-
-def _step(tile, k_get, v_get, first_key, previous, masked):
-    """Scores of one tile of keys, while the previous tile's values are added to the sums."""
-    scores = _begin_scores(tile, first_key, masked)
-    k_place = k_get.wait_and_advance()
-    warpgroup.fence()
-    product(tile.first_mma, tile.next_mma, scores, tile.rq, stage(tile.rk, k_place))
-    warpgroup.commit_group()
-    v_place = v_get.wait_and_advance()
-    if const_expr(masked):
-        hide_foreign_rows(
-            tile.variant, tile.sv, v_place.index, previous, tile.num_rows, tile.thread
-        )
-    warpgroup.fence()
-    add_product(tile.pv_mma, tile.sums, tile.weights, stage(tile.rv, v_place))
-    warpgroup.commit_group()
-    warpgroup.wait_group(1)
-    k_place.release()
-    _weigh(tile, scores, first_key, masked)
-    warpgroup.wait_group(0)
-    v_place.release()
-    round_into(tile.weights, scores)
-    return k_get, v_get
-
-
-def _begin_scores(tile, first_key, masked):
-    """Registers for the scores of a tile of keys; what the product adds to, if to anything."""
-    scores = tile.qk_group.make_fragment_C(tile.scores_shape)
-    if const_expr(tile.variant.bias):
-        fill_bias(
-            scores,
-            tile.tables,
-            tile.sequence,
-            tile.start,
-            tile.num_rows,
-            tile.group_row,
-            first_key,
-            tile.column,
-            tile.row_limits,
-            tile.row_seconds,
-            GROUP_ROWS,
-            tile.variant.keys,
-            masked,
-        )
-    return scores
-
-
-def _weigh(tile, scores, first_key, masked):
-    """SiLU of a tile's scores, in place."""
-    if const_expr(masked):
-        masked_silu(
-            scores,
-            tile.half_alpha,
-            tile.row_limits,
-            tile.row,
-            first_key + tile.column,
-            tile.window,
-            tile.variant.window,
-        )
-    else:
-        silu(scores, tile.half_alpha)
-
-
-@cute.jit
-def hide_foreign_rows(variant: cutlass.Constexpr, sv, stage, first_key, num_rows, thread):
-    """Zero the value rows of a tile that lie past the sequence.
-
-    They belong to another, or to nobody. Their weight is 0, but 0 times NaN would let one
-    sequence's NaN into another's output.
-    """
-    if first_key + variant.keys > num_rows:
-        zero_rows(sv, stage, num_rows - first_key, variant.width, variant.keys, thread)
-        # The tensor cores read shared memory through another proxy than stores write it.
-        cute.arch.fence_proxy("async.shared", space="cta")
-        warp_group = cute.arch.make_warp_uniform(cute.arch.warp_idx() // (WARP_GROUP // WARP))
-        cute.arch.barrier(barrier_id=warp_group, number_of_threads=WARP_GROUP)
-
-
-@cute.jit
-def store(
-    variant: cutlass.Constexpr, sums, out, start, row, num_rows, head, column, inverse_norm, dtype
-):
-    """Write a thread's two rows, two neighbouring columns at a time."""
-    pairs_out = cute.recast_tensor(out, Int32)
-    rounded = cute.make_rmem_tensor(sums.layout, dtype)
-    rounded.store((sums.load() * inverse_norm).to(dtype))
-    pairs = cute.recast_tensor(rounded, Int32)
-    for i in cutlass.range_constexpr(2):
-        here = row + 8 * i
-        if here < num_rows:
-            for j in cutlass.range_constexpr(variant.width // 8):
-                pairs_out[start + here, head, 4 * j + column // 2] = pairs[i + 2 * j]

@@ -29,15 +29,24 @@ def emulate(kernel: Kernel, parameters: Sequence[Parameter], *, blocks: int, see
 
 def _argument(parameter: Parameter) -> Argument:
     if isinstance(parameter, Boxes):
-        bits = _bits(parameter.tensor).transpose(1, 0, 2)
-        return TensorMap(bits, (1, parameter.rows, parameter.columns), SWIZZLE_BYTES)
+        bits = _bits(parameter.tensor)
+        box = (*[1] * (bits.ndim - 2), parameter.rows, parameter.columns)
+        return TensorMap(bits, box, SWIZZLE_BYTES)
     if isinstance(parameter, Sizes):
         return struct.pack(f"<{len(parameter.numbers)}q", *parameter.numbers)
     if isinstance(parameter, Memory):
-        x = parameter.tensor
+        x = _memory(parameter.tensor)
         array = _bits(x) if x.is_floating_point() and x.element_size() == 2 else x.numpy()
         return (array, *parameter.numbers)
     return parameter
+
+
+def _memory(x: Tensor) -> Tensor:
+    """What lies between a tensor's first and last element, as a vector."""
+    if x.numel() == 0:
+        return x.reshape(-1)
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return x.as_strided((last + 1,), (1,))
 
 
 def _bits(x: Tensor) -> NDArray[np.uint16]:

@@ -20,7 +20,7 @@ from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.time_plan import MAX_TRITON_BUCKETS, TimePlan
 
 #: Keys and values of sequences and heads that run side by side should stay in the L2 cache.
-_L2_BYTES = 32 * 2**20
+L2_BYTES = 32 * 2**20
 _ALIGNMENT = 16
 
 
@@ -83,13 +83,13 @@ def forward(
     num_sequences = offsets.shape[0] - 1
     most_tiles = num_sequences * q.shape[1] * -(-max_rows // variant.rows)
     sequence_bytes = max_rows * q.shape[1] * 2 * q.shape[2] * q.element_size()
-    group = min(_L2_BYTES // max(sequence_bytes, 1), num_sequences, MOST_SEQUENCES)
+    group = min(L2_BYTES // max(sequence_bytes, 1), num_sequences, MOST_SEQUENCES)
     with on_device_of(q):
         parameters = forward_parameters(
             variant,
-            q=_for_tma(q),
-            k=_for_tma(k),
-            v=_for_tma(v),
+            q=for_tma(q),
+            k=for_tma(k),
+            v=for_tma(v),
             out=out,
             offsets=offsets.contiguous(),
             histories=histories.contiguous(),
@@ -101,7 +101,7 @@ def forward(
             half_alpha=alpha / 2,
             inverse_norm=1 / norm_length,
         )
-        blocks = min(_multiprocessors(q.device) * variant.resident, most_tiles)
+        blocks = min(multiprocessors(q.device) * variant.resident, most_tiles)
         launch(kernel, parameters, blocks=blocks, device=q.device)
     return out
 
@@ -114,13 +114,18 @@ def _bias_parameters(bias: RelativeBias, times: TimePlan | None, alpha: float) -
     return BiasParameters(*times, *make_bias_tables(bias, 1 / alpha))
 
 
-def _for_tma(x: Tensor) -> Tensor:
+def for_tma(x: Tensor) -> Tensor:
     """The tensor itself if TMA can read it, else a copy."""
-    strides = (x.stride(0) * x.element_size(), x.stride(1) * x.element_size())
-    aligned = all(n % _ALIGNMENT == 0 for n in (x.data_ptr(), *strides))
-    return x if aligned and x.stride(2) == 1 else x.clone(memory_format=torch.contiguous_format)
+    return x if reads_by_tma(x) else x.clone(memory_format=torch.contiguous_format)
+
+
+def reads_by_tma(x: Tensor) -> bool:
+    """Whether TMA can read it: the last axis contiguous, the rest at multiples of 16 bytes."""
+    strides = (n * x.element_size() for n in x.stride()[:-1])
+    return x.stride(-1) == 1 and all(n % _ALIGNMENT == 0 for n in (x.data_ptr(), *strides))
 
 
 @cache
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
+    """Of a GPU."""
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -21,20 +21,17 @@ from types import SimpleNamespace
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, pipeline
+from cutlass import Float32, Int32
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as sm90
 
-from genrec_kernels.cutlass.block_sizes import TILE_WORDS, WARP, WARP_GROUP
+from genrec_kernels.cutlass.block_sizes import REGISTERS, TILE_WORDS, WARP, WARP_GROUP
 from genrec_kernels.cutlass.compute_warps import compute_tiles
 from genrec_kernels.cutlass.load_warp import load_tiles
+from genrec_kernels.cutlass.rings import tma_ring, work_ring
 from genrec_kernels.cutlass.variants import AttentionVariant
-
-#: Registers that a thread of the loading warp group keeps, and of a computing one gets, by
-#: computing groups of a block and blocks of a multiprocessor, which has 65,536.
-_REGISTERS = {(1, 2): (56, 200), (1, 3): (24, 136), (2, 1): (24, 240), (3, 1): (32, 160)}
 
 
 class HSTUForwardSm90:
@@ -47,7 +44,7 @@ class HSTUForwardSm90:
         self.rows = variant.rows
         self.stages = variant.stages
         self.threads = WARP_GROUP * (variant.groups + 1)
-        self.registers = _REGISTERS[variant.groups, variant.resident]
+        self.registers = REGISTERS[variant.groups, variant.resident]
 
     @cute.jit
     def __call__(
@@ -197,19 +194,12 @@ class HSTUForwardSm90:
             v=storage.v.get_tensor(v_layout.outer, swizzle=v_layout.inner),
             work=storage.work.get_tensor(cute.make_layout((TILE_WORDS, 2))),
         )
+        groups, stages = self.groups, self.stages
         rings = SimpleNamespace(
-            q=self._ring(storage.q_barriers.data_ptr(), 1, self.q_bytes),
-            k=self._ring(storage.k_barriers.data_ptr(), self.stages, self.k_bytes),
-            v=self._ring(storage.v_barriers.data_ptr(), self.stages, self.v_bytes),
-            work=pipeline.PipelineAsync.create(
-                barrier_storage=storage.work_barriers.data_ptr(),
-                num_stages=2,
-                producer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, 1),
-                consumer_group=pipeline.CooperativeGroup(
-                    pipeline.Agent.Thread, self.groups * WARP_GROUP
-                ),
-                defer_sync=True,
-            ),
+            q=tma_ring(storage.q_barriers.data_ptr(), 1, groups, self.q_bytes),
+            k=tma_ring(storage.k_barriers.data_ptr(), stages, groups, self.k_bytes),
+            v=tma_ring(storage.v_barriers.data_ptr(), stages, groups, self.v_bytes),
+            work=work_ring(storage.work_barriers.data_ptr(), groups),
         )
         tensors = SimpleNamespace(
             out=out,
@@ -236,16 +226,3 @@ class HSTUForwardSm90:
         else:
             cute.arch.setmaxregister_increase(self.registers[1])
             compute_tiles(self.variant, shared, tensors, scalars, rings)
-
-    def _ring(self, barriers, stages, num_bytes):
-        """Slots that TMA fills and every computing warp gives back."""
-        return pipeline.PipelineTmaAsync.create(
-            barrier_storage=barriers,
-            num_stages=stages,
-            producer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, 1),
-            consumer_group=pipeline.CooperativeGroup(
-                pipeline.Agent.Thread, self.groups * (WARP_GROUP // WARP)
-            ),
-            tx_count=num_bytes,
-            defer_sync=True,
-        )

@@ -124,17 +124,17 @@ def _pack(driver: Any, kernel: CompiledKernel, parameter: Parameter) -> tuple[in
 def _descriptor(driver: Any, kernel: CompiledKernel, boxes: Boxes) -> Any:
     """A TMA descriptor (CUDA driver API, cuTensorMapEncodeTiled)."""
     x: Tensor = boxes.tensor
-    size = x.element_size()
+    size, rank = x.element_size(), x.dim()
     return _check(
         driver,
         driver.cuTensorMapEncodeTiled(
             getattr(driver.CUtensorMapDataType, _CUDA_R_16[kernel.variant.element]),
-            3,
+            rank,
             x.data_ptr(),
-            [driver.cuuint64_t(n) for n in (x.shape[2], x.shape[0], x.shape[1])],
-            [driver.cuuint64_t(n * size) for n in (x.stride(0), x.stride(1))],
-            [driver.cuuint32_t(n) for n in (boxes.columns, boxes.rows, 1)],
-            [driver.cuuint32_t(1)] * 3,
+            [driver.cuuint64_t(n) for n in reversed(x.shape)],
+            [driver.cuuint64_t(n * size) for n in reversed(x.stride()[:-1])],
+            [driver.cuuint32_t(n) for n in (boxes.columns, boxes.rows, *[1] * (rank - 2))],
+            [driver.cuuint32_t(1)] * rank,
             driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
             getattr(driver.CUtensorMapSwizzle, f"CU_TENSOR_MAP_SWIZZLE_{SWIZZLE_BYTES}B"),
             driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,

@@ -88,9 +88,9 @@ def load_tiles(variant: cutlass.Constexpr, loads, shared, tensors, scalars, ring
             gk = cute.local_tile(k_rows, (keys, width), (None, 0))
             v_rows = cute.domain_offset((0, start), v_tma[None, None, head])
             gv = cute.local_tile(v_rows, (width, keys), (0, None))
-            tqs, tqg = _tma_views(q_copy, shared.q, gq)
-            tks, tkg = _tma_views(k_copy, shared.k, gk)
-            tvs, tvg = _tma_views(v_copy, shared.v, gv)
+            tqs, tqg = tma_views(q_copy, shared.q, gq)
+            tks, tkg = tma_views(k_copy, shared.k, gk)
+            tvs, tvg = tma_views(v_copy, shared.v, gv)
 
             place = q_put.acquire_and_advance()
             cute.copy(q_copy, tqg, tqs[None, place.index], tma_bar_ptr=place.barrier)
@@ -129,7 +129,7 @@ def load_tiles(variant: cutlass.Constexpr, loads, shared, tensors, scalars, ring
     v_put.tail()
 
 
-def _tma_views(copy, shared, tiles):
+def tma_views(copy, shared, tiles):
     """Shared and global side of TMA copies: a copy's elements first, then stages, or tiles."""
     return cpasync.tma_partition(
         copy, 0, cute.make_layout(1), cute.group_modes(shared, 0, 2), cute.group_modes(tiles, 0, 2)

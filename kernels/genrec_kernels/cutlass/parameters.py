@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from genrec_kernels.cutlass.variants import AttentionVariant
+from genrec_kernels.paged_bias import PagedBias
 
 #: Bytes of a row that one TMA copy brings: the widest swizzle of shared memory.
 SWIZZLE_BYTES = 128
@@ -20,7 +21,7 @@ SWIZZLE_BYTES = 128
 
 @dataclass(frozen=True)
 class Boxes:
-    """A tensor [R, H, D] of 16-bit elements that TMA copies by boxes of one head.
+    """A tensor [.., rows, D] of 16-bit elements that TMA copies by boxes of some rows of one head.
 
     Args:
         rows: of a box.
@@ -54,7 +55,7 @@ Parameter = Boxes | Sizes | Memory | int | float
 
 
 class BiasParameters(NamedTuple):
-    """A layer's bias on a batch.
+    """A layer's bias on a batch, of `forward_parameters`.
 
     seconds, buckets: the batch's `TimePlan`.
     pairs, cells: the layer's tables times 1 / alpha, see `triton.bias_tables.BiasTables`.
@@ -96,11 +97,11 @@ def forward_parameters(
     rows, heads, _ = q.shape
     sizes = Sizes((rows, heads))
     return [
-        Boxes(q, variant.rows),
+        Boxes(q.transpose(0, 1), variant.rows),
         sizes,
-        Boxes(k, variant.keys),
+        Boxes(k.transpose(0, 1), variant.keys),
         sizes,
-        Boxes(v, variant.keys),
+        Boxes(v.transpose(0, 1), variant.keys),
         sizes,
         Memory(out, (rows, heads, out.stride(0))),
         Memory(offsets, (offsets.shape[0],)),
@@ -110,6 +111,58 @@ def forward_parameters(
         *([] if bias is None else _bias_parameters(bias)),
         group,
         window,
+        half_alpha,
+        inverse_norm,
+    ]
+
+
+def paged_parameters(
+    variant: AttentionVariant,
+    *,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kv_pages: Tensor,
+    out: Tensor,
+    partial: Tensor,
+    offsets: Tensor,
+    key_limits: Tensor,
+    page_table: Tensor,
+    claimed: Tensor,
+    bias: PagedBias | None,
+    group: int,
+    splits: int,
+    half_alpha: float,
+    inverse_norm: float,
+) -> list[Parameter]:
+    """Of `paged_hstu_sm90.PagedHSTUSm90.kernel`, in its order, tensors as it says."""
+    rows, heads, width = q.shape
+    num_pages, _, page_rows, _ = kv_pages.shape
+    pages = Sizes((page_rows, heads, num_pages))
+    return [
+        Boxes(q.transpose(0, 1), variant.rows),
+        Sizes((rows, heads)),
+        Boxes(kv_pages[..., :width], variant.keys),
+        pages,
+        Boxes(kv_pages[..., width:], variant.keys),
+        pages,
+        *(Memory(x, (rows, heads, *x.stride()[:2])) for x in (q, k, v)),
+        Memory(out, (rows, heads, out.stride(0))),
+        Memory(partial, (partial.shape[0],)),
+        Memory(offsets, (offsets.shape[0],)),
+        Memory(key_limits, (rows,)),
+        Memory(page_table, (*page_table.shape, page_table.stride(0))),
+        Memory(claimed),
+        *(
+            []
+            if bias is None
+            else [
+                Memory(bias.rows, (*bias.rows.shape, bias.rows.stride(0))),
+                Memory(bias.own),
+            ]
+        ),
+        group,
+        splits,
         half_alpha,
         inverse_norm,
     ]

@@ -33,13 +33,15 @@ def masked_silu(
     first_key: Int32,
     window: Int32,
     has_window: cutlass.Constexpr[bool],
+    sees_itself: cutlass.Constexpr[bool],
 ):
     """`silu` where a row sees the key, 0 elsewhere.
 
     Args:
-        row_limits: int32 [2], keys that the thread's rows see; each row sees itself too.
+        row_limits: int32 [2], keys that the thread's rows see.
         row: its first row.
         first_key: the key of its first column.
+        sees_itself: a row also sees the key of its own number.
     """
     for i in cutlass.range_constexpr(2):
         bound = row_limits[i] - first_key
@@ -52,7 +54,8 @@ def masked_silu(
                 seen = 8 * j + c < bound
                 if const_expr(has_window):
                     seen = seen and 8 * j + c >= bound - window
-                seen = seen or 8 * j + c == own
+                if const_expr(sees_itself):
+                    seen = seen or 8 * j + c == own
                 if not seen:
                     weight = Float32(0.0)
                 scores[at] = weight

@@ -24,11 +24,13 @@ class AttentionVariant:
         width: width of a head, of keys and of values: 64, 128 or 256.
         bias: whether scores get a position and time bias.
         window: whether rows see only their last `window` keys.
-        short: whether it is for short sequences.
+        short: whether it is for short sequences, or few new rows.
         groups: computing warp groups of a block, `GROUP_ROWS` query rows each.
         keys: keys of a tile.
         stages: tiles of keys, and of values, in shared memory at once.
         resident: blocks that a multiprocessor runs at once.
+        paged: whether it is new rows over histories in pages.
+        same_bias: of `paged` with `bias`: whether rows of a request have one bias.
     """
 
     element: Element
@@ -40,13 +42,21 @@ class AttentionVariant:
     keys: int
     stages: int
     resident: int = 1
+    paged: bool = False
+    same_bias: bool = False
 
     @property
     def name(self) -> str:
         """Of its files. Tiles are left out, so that a name has one kernel."""
-        parts = {"bias": self.bias, "window": self.window, "short": self.short}
+        parts = {
+            "bias": self.bias and not self.same_bias,
+            "same_bias": self.same_bias,
+            "window": self.window,
+            "short": self.short,
+        }
         options = "".join(f"_{part}" for part, present in parts.items() if present)
-        return f"hstu_forward_{self.element}_{self.width}{options}"
+        kind = "paged" if self.paged else "forward"
+        return f"hstu_{kind}_{self.element}_{self.width}{options}"
 
     @property
     def rows(self) -> int:
@@ -66,7 +76,13 @@ SHORT_ROWS = 2048
 _TILES = {64: (3, 128, 2, 1), 128: (3, 64, 3, 1), 256: (2, 64, 2, 1)}
 _SHORT_TILES = {64: (1, 64, 2, 3)}
 _BIAS_TILES = _TILES | {64: (3, 64, 4, 1)}
+#: Two warp groups have the 100 to 256 candidates of a request in few tiles; short ones are for
+#: requests of at most `GROUP_ROWS` new rows.
+_PAGED_TILES = {64: (2, 64, 6, 1), 128: (2, 64, 4, 1), 256: (2, 64, 2, 1)}
+_SHORT_PAGED_TILES = {64: (1, 64, 3, 3)}
 WIDTHS = tuple(_TILES)
+#: Keys of a tile of paged variants: a page holds a multiple of it.
+PAGE_KEYS = 64
 
 
 def variant_of(
@@ -89,12 +105,47 @@ def variant_of(
     )
 
 
+def paged_variant_of(
+    element: Element,
+    width: int,
+    *,
+    bias: bool,
+    same_bias: bool,
+    max_new_rows: int | None = None,
+) -> AttentionVariant:
+    """The paged variant for requests of at most `max_new_rows` new rows; None for many."""
+    short = max_new_rows is not None and max_new_rows <= GROUP_ROWS and width in _SHORT_PAGED_TILES
+    groups, keys, stages, resident = (_SHORT_PAGED_TILES if short else _PAGED_TILES)[width]
+    return AttentionVariant(
+        element=element,
+        width=width,
+        bias=bias,
+        window=False,
+        short=short,
+        groups=groups,
+        keys=keys,
+        stages=stages,
+        resident=resident,
+        paged=True,
+        same_bias=bias and same_bias,
+    )
+
+
 def all_variants() -> list[AttentionVariant]:
     """What `python -m genrec_kernels.cutlass.build` compiles."""
     found = [
         variant_of(element, width, bias=bias, window=window, max_rows=max_rows)
         for element, width, bias, window, max_rows in product(
             ELEMENTS.values(), WIDTHS, (False, True), (False, True), (None, SHORT_ROWS)
+        )
+    ]
+    found += [
+        paged_variant_of(element, width, bias=bias, same_bias=same_bias, max_new_rows=new_rows)
+        for element, width, (bias, same_bias), new_rows in product(
+            ELEMENTS.values(),
+            WIDTHS,
+            ((False, False), (True, False), (True, True)),
+            (None, GROUP_ROWS),
         )
     ]
     return list(dict.fromkeys(found))

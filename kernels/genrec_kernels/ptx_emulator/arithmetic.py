@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_kernels.ptx_emulator.wgmma import narrow
+from genrec_kernels.ptx_emulator.wgmma import narrow, widen
 
 Lanes = NDArray[Any]
 
@@ -78,7 +78,7 @@ def operand_types(op: tuple[str, ...], count: int) -> list[str]:
     """Types that an instruction reads its operands as."""
     kind = op[-1]
     if op[0] == "cvt":
-        return [kind] * count
+        return ["b16" if kind in ("bf16", "f16") else kind] * count
     if op[0] == "selp":
         return [kind, kind, "pred"]
     if op[0] in ("shl", "shr"):
@@ -155,6 +155,8 @@ def _convert(op: tuple[str, ...], a: list[Lanes]) -> Lanes:
         return high << np.uint32(16) | low
     if to in ("bf16", "f16"):
         return narrow(a[0], to)
+    if source in ("bf16", "f16"):
+        return widen(np.ascontiguousarray(a[0]), source)
     if source == "f32" and to != "f32":
         cut = {"rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil, "rni": np.rint}
         rounding = next(cut[x] for x in op if x in cut)

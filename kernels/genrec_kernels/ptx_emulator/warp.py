@@ -155,6 +155,7 @@ class Warp:
             "%laneid": lane,
             "%ctaid.x": np.full(LANES, self.block.index),
             "%nctaid.x": np.full(LANES, self.machine.num_blocks),
+            "%cluster_ctarank": np.zeros(LANES, int),
             "%ntid.x": np.full(LANES, self.machine.program.block_threads),
         }
         if name not in values:
@@ -303,9 +304,11 @@ class Warp:
 
     def _do_shfl(self, instruction: Instruction, lanes: Lanes) -> None:
         target, source, lane, *_ = instruction.operands
-        if "idx" not in instruction.op:
-            raise PtxError(f"unknown instruction {instruction.name}")
         from_lane = self._read(lane, "u32") % LANES
+        if "bfly" in instruction.op:
+            from_lane = np.arange(LANES) ^ from_lane
+        elif "idx" not in instruction.op:
+            raise PtxError(f"unknown instruction {instruction.name}")
         self._write(target.split("|")[0], self._read(source, "b32")[from_lane], lanes)
 
     def _do_redux(self, instruction: Instruction, lanes: Lanes) -> None:
@@ -388,8 +391,11 @@ class Warp:
             raise PtxError(f"unknown instruction {instruction.name}")
 
     def _do_cp(self, instruction: Instruction, lanes: Lanes) -> None:
-        if instruction.op[:4] != ("cp", "async", "bulk", "tensor"):
+        if instruction.op[:3] != ("cp", "async", "bulk"):
             raise PtxError(f"unknown instruction {instruction.name}")
+        if instruction.op[3] != "tensor":
+            self._copy_bytes(instruction, lanes)
+            return
         target, source, barrier_at, *_ = instruction.operands
         shared = self.block.shared
         handle, coordinates = _split_pair(source)
@@ -410,6 +416,30 @@ class Warp:
             ) -> None:
                 tensor.copy_into(shared, to, origin)
                 barrier.bytes_came(tensor.bytes_of_box)
+
+            self.machine.copies.append(copy)
+
+    def _do_mapa(self, instruction: Instruction, lanes: Lanes) -> None:
+        target, source, _ = instruction.operands  # clusters are of one block
+        self._write(target, self._read(source, "u32"), lanes)
+
+    def _copy_bytes(self, instruction: Instruction, lanes: Lanes) -> None:
+        target, source, count, barrier_at = instruction.operands
+        shared = self.block.shared
+        for lane in np.flatnonzero(lanes):
+            size = int(self._read(count, "u32")[lane])
+            to = int(self._address(target)[lane])
+            origin = int(self._address(source)[lane])
+            if size % 16 or to % 16 or origin % 16:
+                raise PtxError(f"{size} bytes from {origin} to {to}: not multiples of 16")
+            data = self.machine.memory.at(origin, size)
+            barrier = shared.barrier(int(self._address(barrier_at)[lane]))
+
+            def copy(
+                data: Lanes = data, to: int = to, size: int = size, barrier: Any = barrier
+            ) -> None:
+                shared.at(to, size)[:] = data
+                barrier.bytes_came(size)
 
             self.machine.copies.append(copy)
 

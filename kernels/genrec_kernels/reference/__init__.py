@@ -6,6 +6,7 @@ from genrec_kernels.reference.hstu_attention_backward import (
     hstu_attention_backward,
 )
 from genrec_kernels.reference.padded_hstu_attention import padded_hstu_attention
+from genrec_kernels.reference.paged_bias import paged_bias
 from genrec_kernels.reference.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.reference.time_plan import plan_times
 
@@ -14,6 +15,7 @@ __all__ = [
     "hstu_attention",
     "hstu_attention_backward",
     "padded_hstu_attention",
+    "paged_bias",
     "paged_hstu_attention",
     "plan_times",
 ]

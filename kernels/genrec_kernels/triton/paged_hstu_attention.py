@@ -128,9 +128,20 @@ def paged_hstu_attention(
         STAGES=plan.num_stages, num_warps=plan.num_warps,
     )  # fmt: skip
     if splits > 1:
-        sum_splits[(triton.cdiv(out.numel(), SUM_BLOCK),)](
-            target, out, out.numel(), splits,
-            BLOCK=SUM_BLOCK, BLOCK_SPLITS=triton.next_power_of_2(splits), PDL=plan.tma,
-            num_warps=4, launch_pdl=plan.tma,
-        )  # fmt: skip
+        add_parts(target, out, splits, early=plan.tma)
     return out
+
+
+def add_parts(partial: Tensor, out: Tensor, splits: int, *, early: bool = False) -> None:
+    """Add what each part of the keys gave, always in the same order.
+
+    Args:
+        partial: float32, `splits` times as many elements as `out`.
+        out: to [R, H, D].
+        early: the kernel before lets this one be set up while it runs (sm_90).
+    """
+    sum_splits[(triton.cdiv(out.numel(), SUM_BLOCK),)](
+        partial, out, out.numel(), splits,
+        BLOCK=SUM_BLOCK, BLOCK_SPLITS=triton.next_power_of_2(splits), PDL=early,
+        num_warps=4, launch_pdl=early,
+    )  # fmt: skip

@@ -237,4 +237,5 @@ class PagedHSTUAttention(PagedLayer):
             bias=layer.bias,
             max_new_rows=rows.max_new_rows,
             max_keys=rows.max_keys,
+            same_bias=rows.slots is None,  # candidates
         )

@@ -1,0 +1,101 @@
+"""What the kernels are compiled for: dtypes, ranks, and which sizes and strides are known then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cutlass
+from cutlass import Float32, Int16, Int32, Int64, cute
+from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream, make_fake_tensor
+
+from genrec_kernels.cutlass.variants import AttentionVariant
+
+_ELEMENTS = {"bf16": cutlass.BFloat16, "fp16": cutlass.Float16}
+#: Elements by which strides that TMA reads are divisible: 16 bytes.
+_STRIDE = 8
+
+
+def forward_arguments(variant: AttentionVariant) -> list[Any]:
+    """Of `hstu_forward_sm90.HSTUForwardSm90`."""
+    element = _ELEMENTS[variant.element]
+    rows, heads, width = _open("R"), _open("H"), variant.width
+    tables: list[Any] = [None] * 4
+    if variant.bias:
+        blocks = _open("blocks")
+        tables = [
+            _vector(Int32, rows),
+            make_fake_compact_tensor(
+                Int16, (_open("B"), blocks, blocks), stride_order=(2, 1, 0), assumed_align=2
+            ),
+            make_fake_compact_tensor(
+                Float32, (_open("positions"), 2), stride_order=(1, 0), assumed_align=8
+            ),
+            make_fake_compact_tensor(
+                Int32, (_open("cells"), 4), stride_order=(1, 0), assumed_align=16
+            ),
+        ]
+    return [
+        *(_strided(name, element, (rows, heads, width)) for name in "qkv"),
+        _rows_out(element, rows, heads, width),
+        _vector(Int64, _open("B1")),
+        _vector(Int64, _open("B")),
+        _vector(Int64, rows),
+        _vector(Int32, 1),
+        *tables,
+        *[Int32(1)] * 3,
+        *[Float32(1.0)] * 2,
+        make_fake_stream(),
+    ]
+
+
+def paged_arguments(variant: AttentionVariant) -> list[Any]:
+    """Of `paged_hstu_sm90.PagedHSTUSm90`."""
+    element = _ELEMENTS[variant.element]
+    rows, heads, width = _open("R"), _open("H"), variant.width
+    pages = (_open("P"), heads, _open("S", variant.keys), width)
+    bias: list[Any] = [None, None]
+    if variant.bias:
+        bias = [
+            make_fake_tensor(
+                Float32, (_open("N"), _open("K")), (_open("bias_row", 32), 1), assumed_align=128
+            ),
+            _vector(Float32, 1),
+        ]
+    return [
+        *(_strided(name, element, (rows, heads, width)) for name in "qkv"),
+        *(_strided(name, element, pages) for name in ("k_pages", "v_pages")),
+        _rows_out(element, rows, heads, width),
+        make_fake_compact_tensor(
+            Float32, (_open("parts"), width), stride_order=(1, 0), assumed_align=16
+        ),
+        _vector(Int32, _open("B1")),
+        _vector(Int64, rows),
+        make_fake_tensor(Int32, (_open("B"), _open("M")), (_open("table_row"), 1), assumed_align=4),
+        _vector(Int32, 1),
+        *bias,
+        *[Int32(1)] * 3,
+        *[Float32(1.0)] * 2,
+        make_fake_stream(),
+    ]
+
+
+def _open(name: str, multiple: int = 1) -> Any:
+    """A size or stride that a launch tells."""
+    if multiple == 1:
+        return cute.sym_int64(symbol=name)
+    return cute.sym_int64(symbol=name, divisibility=multiple)
+
+
+def _strided(name: str, element: Any, shape: tuple[Any, ...]) -> Any:
+    """A tensor that TMA reads, with any strides but the last."""
+    strides = [_open(f"{name}_{axis}", _STRIDE) for axis in range(len(shape) - 1)]
+    return make_fake_tensor(element, shape, (*strides, 1), assumed_align=16)
+
+
+def _rows_out(element: Any, rows: Any, heads: Any, width: int) -> Any:
+    strides = (_open("out_row", _STRIDE), width, 1)
+    return make_fake_tensor(element, (rows, heads, width), strides, assumed_align=16)
+
+
+def _vector(dtype: Any, size: Any) -> Any:
+    return make_fake_compact_tensor(dtype, (size,), assumed_align=dtype.width // 8)

@@ -1,0 +1,188 @@
+"""What a computing warp group of a block does where keys and values are in pages."""
+
+# mypy: ignore-errors
+
+from types import SimpleNamespace
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Boolean, Float32, Int32, const_expr
+from cutlass.cute.nvgpu import OperandMajorMode
+
+from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
+from genrec_kernels.cutlass.key_parts import least_and_most, steps_of_group
+from genrec_kernels.cutlass.products import product_of
+from genrec_kernels.cutlass.steps import first_step, last_step, next_step, pass_by
+from genrec_kernels.cutlass.stores import store, store_part
+from genrec_kernels.cutlass.variants import GROUP_ROWS
+
+
+@cute.jit
+def compute_paged_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
+    """64 rows of each tile that the block claims.
+
+    Args:
+        variant: an `AttentionVariant`.
+        shared, tensors, scalars, rings: see `PagedHSTUSm90.kernel`.
+    """
+    dtype = shared.q.element_type
+    limits, keys = tensors.limits, variant.keys
+    thread, _, _ = cute.arch.thread_idx()
+    thread = thread - WARP_GROUP
+    warp_group = cute.arch.make_warp_uniform(thread // WARP_GROUP)
+    thread = thread % WARP_GROUP
+
+    # The flag that a product adds to its accumulator is set outside of loops.
+    first_mma = product_of(dtype, variant.groups, keys, OperandMajorMode.K, variant.bias)
+    next_mma = product_of(dtype, variant.groups, keys, OperandMajorMode.K, True)
+    pv_mma = product_of(dtype, variant.groups, variant.width, OperandMajorMode.MN, True)
+    # Operands in shared memory are descriptors that a whole warp group shares.
+    qk_group = first_mma.get_slice(warp_group * WARP_GROUP)
+    pv_group = pv_mma.get_slice(warp_group * WARP_GROUP)
+    rq = qk_group.make_fragment_A(qk_group.partition_A(shared.q))
+    rk = qk_group.make_fragment_B(qk_group.partition_B(shared.k))
+    rv = pv_group.make_fragment_B(pv_group.partition_B(shared.v))
+    scores_shape = qk_group.partition_shape_C((variant.rows, keys))
+    sums = pv_group.make_fragment_C(pv_group.partition_shape_C((variant.rows, variant.width)))
+    # The scores' registers in the order in which the second product reads its operand: the
+    # same, so one is the other's view (PTX ISA, "wgmma: register fragments").
+    weights = cute.make_rmem_tensor(
+        cute.make_layout(((2, 2, 2), 1, keys // 16), stride=((1, 2, 4), 0, 8)), dtype
+    )
+
+    # Where this thread's scores are: rows `row` and `row + 8`, columns 8j + `column` + {0, 1}.
+    row_of_thread = warp_group * GROUP_ROWS + thread // WARP * 16 + thread % WARP // 4
+    column = thread % 4 * 2
+
+    q_get = rings.q.make_consumer()
+    k_get = rings.k.make_consumer()
+    v_get = rings.v.make_consumer()
+    work_get = rings.work.make_consumer()
+    row_limits = cute.make_rmem_tensor(cute.make_layout(2), Int32)
+    bias_rows = cute.make_rmem_tensor(cute.make_layout(2), Int32)
+
+    running = Boolean(True)
+    while running:
+        slot = work_get.wait_and_advance()
+        start = shared.work[0, slot.index]
+        num_rows = shared.work[1, slot.index]
+        num_keys = shared.work[2, slot.index]
+        head = shared.work[3, slot.index]
+        first_row = shared.work[4, slot.index]
+        split = shared.work[5, slot.index]
+        begin = shared.work[6, slot.index]
+        end = shared.work[7, slot.index]
+        slot.release()
+        running = start >= 0
+        if running:
+            steps = end - begin
+            group_row = first_row + warp_group * GROUP_ROWS
+            least, most = least_and_most(limits, start, group_row, num_rows, GROUP_ROWS)
+            unseen, masked_end = steps_of_group(
+                least, most, begin, end, num_keys, group_row < num_rows, keys
+            )
+            row = first_row + row_of_thread
+            for i in cutlass.range_constexpr(2):
+                # Rows past the request are computed, but not stored.
+                here = start + cutlass.min(row + 8 * i, num_rows - 1)
+                row_limits[i] = Int32(limits[here])
+                bias_rows[i] = here
+
+            # What every step of this tile needs.
+            tile = SimpleNamespace(
+                variant=variant,
+                qk_group=qk_group,
+                scores_shape=scores_shape,
+                first_mma=first_mma,
+                next_mma=next_mma,
+                pv_mma=pv_mma,
+                rq=rq,
+                rk=rk,
+                rv=rv,
+                sv=shared.v,
+                sums=sums,
+                weights=weights,
+                row_limits=row_limits,
+                row=row,
+                column=column,
+                num_keys=num_keys,
+                thread=thread,
+                window=Int32(0),
+                half_alpha=scalars.half_alpha,
+                bias=tensors.bias,
+                bias_rows=bias_rows,
+                bias_tile=shared.bias,
+            )
+            q_place = q_get.wait_and_advance()
+            sums.fill(0.0)
+            k_get, v_get = pass_by(k_get, v_get, unseen)
+            if unseen < steps:
+                first_key = keys * (end - 1 - unseen)
+                k_get = first_step(tile, k_get, first_key)
+                previous = first_key
+                for step in cutlass.range(unseen + 1, masked_end, unroll=1):
+                    first_key = keys * (end - 1 - step)
+                    k_get, v_get = next_step(tile, k_get, v_get, first_key, previous, True)
+                    previous = first_key
+                for step in cutlass.range(cutlass.max(unseen + 1, masked_end), steps, unroll=1):
+                    first_key = keys * (end - 1 - step)
+                    k_get, v_get = next_step(tile, k_get, v_get, first_key, previous, False)
+                    previous = first_key
+                q_place.release()
+                v_get = last_step(tile, v_get, previous)
+            else:
+                q_place.release()
+
+            if split == 0:
+                _add_own(variant, sums, tensors, scalars, start, row, num_rows, head, column)
+            if scalars.splits > 1:
+                store_part(
+                    *(variant, sums, tensors.partial, start, row, num_rows, head, split, column),
+                    *(scalars.inverse_norm, Int32(cute.size(limits)), tensors.q.shape[1]),
+                )
+            else:
+                store(
+                    *(variant, sums, tensors.out, start, row, num_rows, head, column),
+                    *(scalars.inverse_norm, dtype),
+                )
+
+
+@cute.jit
+def _add_own(
+    variant: cutlass.Constexpr, sums, tensors, scalars, start, row, num_rows, head, column
+):
+    """What a row gets from itself: its own key and value are not in the pages.
+
+    Each lane has a quarter of a row's columns, two at a time.
+    """
+    dtype = tensors.q.element_type
+    half_own = Float32(0.0)
+    if const_expr(variant.bias):
+        half_own = tensors.own_bias[0]
+    q_pairs, k_pairs, v_pairs = (
+        cute.recast_tensor(x, Int32) for x in (tensors.q, tensors.k, tensors.v)
+    )
+    count = variant.width // 8
+    for i in cutlass.range_constexpr(2):
+        here = start + cutlass.min(row + 8 * i, num_rows - 1)
+        own = _pairs_of(q_pairs, here, head, column, count, dtype)
+        own *= _pairs_of(k_pairs, here, head, column, count, dtype)
+        score = own.reduce(cute.ReductionOp.ADD, Float32(0.0), 0)
+        score += cute.arch.shuffle_sync_bfly(score, 1)
+        score += cute.arch.shuffle_sync_bfly(score, 2)
+        half = (score + half_own) * scalars.half_alpha
+        weight = half + half * cute.math.tanh(half, fastmath=True)
+        values = cute.make_rmem_tensor(cute.make_layout(2 * count), Float32)
+        values.store(_pairs_of(v_pairs, here, head, column, count, dtype))
+        for j in cutlass.range_constexpr(count):
+            for c in cutlass.range_constexpr(2):
+                sums[c + 2 * i + 4 * j] += weight * values[2 * j + c]
+
+
+@cute.jit
+def _pairs_of(pairs, row, head, column, count: cutlass.Constexpr[int], dtype: cutlass.Constexpr):
+    """A lane's columns of a row, as float32."""
+    found = cute.make_rmem_tensor(cute.make_layout(count), Int32)
+    for j in cutlass.range_constexpr(count):
+        found[j] = pairs[row, head, 4 * j + column // 2]
+    return cute.recast_tensor(found, dtype).load().to(Float32)

@@ -1,0 +1,136 @@
+"""What a warp group does with one tile of keys, and of values.
+
+`tile` is what does not change from step to step: see `compute_tiles`, or `compute_paged_tiles`.
+"""
+
+# mypy: ignore-errors
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import const_expr
+from cutlass.cute.nvgpu import warpgroup
+
+from genrec_kernels.cutlass.bias import fill_bias
+from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
+from genrec_kernels.cutlass.paged_bias import fill_from_rows, fill_from_tile
+from genrec_kernels.cutlass.products import add_product, product, round_into, stage
+from genrec_kernels.cutlass.scores import masked_silu, silu, zero_rows
+from genrec_kernels.cutlass.variants import GROUP_ROWS
+
+
+def first_step(tile, k_get, first_key):
+    """Weights of the first tile of keys that is seen; it always needs a mask."""
+    scores, k_place = _scores_of(tile, k_get, first_key, True)
+    warpgroup.wait_group(0)
+    k_place.release()
+    _weigh(tile, scores, first_key, True)
+    round_into(tile.weights, scores)
+    return k_get
+
+
+def next_step(tile, k_get, v_get, first_key, previous, masked):
+    """Scores of one tile of keys, while the previous tile's values are added to the sums."""
+    scores, k_place = _scores_of(tile, k_get, first_key, masked)
+    v_place = v_get.wait_and_advance()
+    if const_expr(masked):
+        _hide_foreign_rows(tile, v_place.index, previous)
+    warpgroup.fence()
+    add_product(tile.pv_mma, tile.sums, tile.weights, stage(tile.rv, v_place))
+    warpgroup.commit_group()
+    warpgroup.wait_group(1)
+    k_place.release()
+    _weigh(tile, scores, first_key, masked)
+    warpgroup.wait_group(0)
+    v_place.release()
+    round_into(tile.weights, scores)
+    return k_get, v_get
+
+
+def last_step(tile, v_get, previous):
+    """Add the last tile's values."""
+    v_place = v_get.wait_and_advance()
+    _hide_foreign_rows(tile, v_place.index, previous)
+    warpgroup.fence()
+    add_product(tile.pv_mma, tile.sums, tile.weights, stage(tile.rv, v_place))
+    warpgroup.commit_group()
+    warpgroup.wait_group(0)
+    v_place.release()
+    return v_get
+
+
+@cute.jit
+def pass_by(k_get, v_get, steps):
+    """Give back the tiles of steps in which this warp group sees nothing."""
+    for _ in cutlass.range(steps, unroll=1):
+        place = k_get.wait_and_advance()
+        place.release()
+        place = v_get.wait_and_advance()
+        place.release()
+    return k_get, v_get
+
+
+def _scores_of(tile, k_get, first_key, masked):
+    """The scores of a tile of keys, queued, in registers; what the product adds to comes first."""
+    variant = tile.variant
+    scores = tile.qk_group.make_fragment_C(tile.scores_shape)
+    if const_expr(variant.bias and not variant.paged):
+        fill_bias(
+            scores,
+            tile.tables,
+            tile.sequence,
+            tile.start,
+            tile.num_keys,
+            tile.group_row,
+            first_key,
+            tile.column,
+            tile.row_limits,
+            tile.row_seconds,
+            GROUP_ROWS,
+            variant.keys,
+            masked,
+        )
+    if const_expr(variant.paged and variant.bias and not variant.same_bias):
+        fill_from_rows(scores, tile.bias, tile.bias_rows, first_key + tile.column, variant.keys)
+    k_place = k_get.wait_and_advance()
+    if const_expr(variant.same_bias):
+        fill_from_tile(scores, tile.bias_tile, k_place.index, tile.column, variant.keys)
+    warpgroup.fence()
+    product(tile.first_mma, tile.next_mma, scores, tile.rq, stage(tile.rk, k_place))
+    warpgroup.commit_group()
+    return scores, k_place
+
+
+def _weigh(tile, scores, first_key, masked):
+    """SiLU of a tile's scores, in place."""
+    if const_expr(masked):
+        masked_silu(
+            scores,
+            tile.half_alpha,
+            tile.row_limits,
+            tile.row,
+            first_key + tile.column,
+            tile.window,
+            tile.variant.window,
+            not tile.variant.paged,
+        )
+    else:
+        silu(scores, tile.half_alpha)
+
+
+def _hide_foreign_rows(tile, stage, first_key):
+    hide_foreign_rows(tile.variant, tile.sv, stage, first_key, tile.num_keys, tile.thread)
+
+
+@cute.jit
+def hide_foreign_rows(variant: cutlass.Constexpr, sv, stage, first_key, num_keys, thread):
+    """Zero the value rows of a tile that lie past the keys.
+
+    They belong to another, or to nobody. Their weight is 0, but 0 times NaN would let one
+    sequence's NaN into another's output.
+    """
+    if first_key + variant.keys > num_keys:
+        zero_rows(sv, stage, num_keys - first_key, variant.width, variant.keys, thread)
+        # The tensor cores read shared memory through another proxy than stores write it.
+        cute.arch.fence_proxy("async.shared", space="cta")
+        warp_group = cute.arch.make_warp_uniform(cute.arch.warp_idx() // (WARP_GROUP // WARP))
+        cute.arch.barrier(barrier_id=warp_group, number_of_threads=WARP_GROUP)

@@ -1,0 +1,262 @@
+"""The paged CUTLASS kernels on a machine without a GPU, as in `test_cutlass_attention.py`;
+`paged_cases.py` runs them on a Hopper GPU."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("cutlass", reason="CuTe DSL (nvidia-cutlass-dsl) compiles the kernels")
+
+from genrec_kernels import reference
+from genrec_kernels.cutlass.block_sizes import REGISTERS, WARP_GROUP
+from genrec_kernels.cutlass.build import BuiltKernel, compile_variant
+from genrec_kernels.cutlass.emulation import emulate
+from genrec_kernels.cutlass.paged_hstu_attention import MOST_BIAS_BYTES, unsupported
+from genrec_kernels.cutlass.parameters import paged_parameters
+from genrec_kernels.cutlass.variants import GROUP_ROWS, all_variants, paged_variant_of
+from genrec_kernels.ptx_emulator import Kernel
+from genrec_kernels.ptx_emulator.program import PtxError
+from genrec_kernels.reference.paged_bias import paged_bias
+from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
+
+NORM = 64
+Bias = Literal["none", "own", "same"]
+#: (cached rows, new rows) of each request.
+LAYOUTS = {
+    "one row of nothing": [(0, 1)],
+    "nothing": [(7, 0), (0, 0), (70, 1)],
+    "no history": [(0, 19), (0, 0), (0, 130)],
+    "around pages": [(63, 2), (64, 2), (65, 2), (128, 64), (127, 65)],
+    "several tiles": [(300, 150), (70, 3)],
+    "more requests than a warp has lanes": [(i % 9 * 10, i % 3) for i in range(40)],
+}
+
+
+@cache
+def built(
+    width: int = 64,
+    bias: Bias = "none",
+    element: Literal["bf16", "fp16"] = "bf16",
+    *,
+    short: bool = False,
+) -> BuiltKernel:
+    return compile_variant(
+        paged_variant_of(
+            element,
+            width,
+            bias=bias != "none",
+            same_bias=bias == "same",
+            max_new_rows=GROUP_ROWS if short else None,
+        )
+    )
+
+
+def run(
+    kernel: BuiltKernel,
+    layout: list[tuple[int, int]],
+    *,
+    heads: int = 2,
+    page: int = 64,
+    splits: int = 1,
+    blocks: int = 2,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """What the kernel gives and what is right, in float64.
+
+    Pages are in random order. Rows that are no history's are NaN, and the page table points
+    outside of the cache past each history's last page.
+    """
+    variant = kernel.description.variant
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[variant.element]
+    random = torch.Generator().manual_seed(seed)
+    width, total = variant.width, sum(new for _, new in layout)
+    needed = [-(-cached // page) for cached, _ in layout]
+    order = torch.randperm(sum(needed) + 2, generator=random)
+    pages = torch.full((len(order), heads, page, 2 * width), math.nan, dtype=dtype)
+    times = torch.full((len(order), page), -(10**15))
+    table = torch.full((len(layout), max([*needed, 1])), 10**8, dtype=torch.int32)
+    taken, limits, row_times = 0, [], []
+    for request, (cached, new) in enumerate(layout):
+        own = order[taken : taken + needed[request]]
+        taken += needed[request]
+        table[request, : len(own)] = own.int()
+        where = torch.arange(cached)
+        at = own[where // page], where % page
+        pages[at[0], :, at[1]] = torch.randn(cached, heads, 2 * width, generator=random).to(dtype)
+        times[at] = torch.randint(0, 10**6, (cached,), generator=random).sort().values
+        if variant.same_bias:
+            limits.append(torch.full((new,), cached))
+            row_times.append(torch.full((new,), 10**6 + request))
+        else:
+            limits.append(torch.randint(0, cached + 1, (new,), generator=random))
+            row_times.append(torch.randint(0, 10**6, (new,), generator=random))
+    q, k, v = torch.randn(total, 3, heads, width, generator=random).to(dtype).unbind(1)
+    where_and_when = {
+        "timestamp_pages": times,
+        "page_table": table,
+        "row_offsets": torch.tensor([0, *(new for _, new in layout)]).cumsum(0).int(),
+        "key_limits": torch.cat(limits),
+        "timestamps": torch.cat(row_times),
+    }
+    bias = made = None
+    alpha = width**-0.5
+    if variant.bias:
+        bias = RelativeBias(
+            torch.randn(200, generator=random),
+            torch.randn(64, generator=random),
+            time_bucket_boundaries(64),
+        )
+        made = paged_bias(
+            bias,
+            **where_and_when,
+            max_keys=max(cached for cached, _ in layout),
+            same_bias=variant.same_bias,
+            scale=1 / alpha,
+        )
+    expected = reference.paged_hstu_attention(
+        *(q.double(), k.double(), v.double()),
+        kv_pages=pages.double(),
+        **where_and_when,
+        alpha=alpha,
+        norm_length=NORM,
+        bias=bias and RelativeBias(bias.position.double(), bias.time.double(), bias.boundaries),
+    )
+    out = torch.full((total, heads, width), math.nan, dtype=dtype)
+    parts = torch.full((splits * total * heads, width), math.nan)
+    claimed = torch.zeros(1, dtype=torch.int32)
+    parameters = paged_parameters(
+        variant,
+        q=q,
+        k=k,
+        v=v,
+        kv_pages=pages,
+        out=out,
+        partial=parts,
+        offsets=where_and_when["row_offsets"],
+        key_limits=where_and_when["key_limits"],
+        page_table=table,
+        claimed=claimed,
+        bias=made,
+        group=2,
+        splits=splits,
+        half_alpha=alpha / 2,
+        inverse_norm=1 / NORM,
+    )
+    emulate(Kernel(kernel.ptx), parameters, blocks=blocks, seed=seed)
+    assert claimed.item() == 0, "the next launch would begin at another tile"
+    if splits > 1:
+        return parts.double().view(splits, *out.shape).sum(0), expected
+    return out.double(), expected
+
+
+def assert_right(pair: tuple[Tensor, Tensor], tolerance: float = 3e-3) -> None:
+    out, expected = pair
+    error = float((out - expected).norm() / expected.norm())
+    assert error < tolerance, error
+
+
+@pytest.mark.parametrize("bias", ["none", "own", "same"])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts(layout: list[tuple[int, int]], bias: Bias) -> None:
+    assert_right(run(built(bias=bias), layout))
+
+
+@pytest.mark.parametrize("bias", ["none", "own", "same"])
+def test_few_rows(bias: Bias) -> None:
+    assert_right(run(built(bias=bias, short=True), [(100, 64), (129, 3), (0, 1)], splits=2))
+
+
+@pytest.mark.parametrize("bias", ["own", "same"])
+@pytest.mark.parametrize("width", [128, 256])
+def test_widths(width: int, bias: Bias) -> None:
+    assert_right(run(built(width, bias), [(150, 30), (64, 1)], heads=1))
+
+
+def test_half_precision() -> None:
+    assert_right(run(built(element="fp16"), LAYOUTS["around pages"]), 5e-4)
+
+
+@pytest.mark.parametrize("page", [128, 192])
+def test_pages_of_several_tiles(page: int) -> None:
+    assert_right(run(built(), [(500, 9), (193, 3), (0, 1)], page=page))
+
+
+@pytest.mark.parametrize("splits", [2, 3, 7])
+@pytest.mark.parametrize("bias", ["none", "own", "same"])
+def test_parts_of_keys(splits: int, bias: Bias) -> None:
+    assert_right(run(built(bias=bias), [(300, 5), (10, 2), (0, 1)], splits=splits, blocks=3))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_order_of_warps_and_copies(seed: int) -> None:
+    assert_right(run(built(bias="same"), [(140, 70), (70, 1)], blocks=1 + seed, seed=seed))
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [r"wgmma\.wait_group\.sync\.aligned\s+0;", r"wgmma\.wait_group\.sync\.aligned\s+1;"],
+)
+def test_a_missing_wait_is_seen(wait: str) -> None:
+    """Of the emulator: that these tests could fail."""
+    kernel = built()
+    ptx, changes = re.subn(wait, "", kernel.ptx)
+    assert changes
+    with pytest.raises((PtxError, AssertionError)):
+        assert_right(run(replace(kernel, ptx=ptx), [(200, 40)]))
+
+
+@pytest.mark.parametrize("bias", ["none", "own", "same"])
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_machine_code(width: int, bias: Bias, tmp_path: Path) -> None:
+    triton = pytest.importorskip("triton", reason="its wheel brings nvdisasm")
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
+    if not tool.exists():
+        pytest.skip("this Triton has no nvdisasm")
+    cubin = tmp_path / "kernel.cubin"
+    cubin.write_bytes(built(width, bias).cubin)
+    sass = subprocess.run([tool, "-c", cubin], check=True, capture_output=True, text=True).stdout
+    products = len(re.findall(r"\bHGMMA\b", sass))
+    assert products, "no WGMMA: the tensor cores are not used as they should be"
+    assert re.search(r"\bUTMALDG\b", sass), "no TMA loads"
+    assert bool(re.search(r"\bUBLKCP\b", sass)) == (bias == "same"), (
+        "the bias comes by its own copy"
+    )
+    assert not re.search(r"\b(?:LDL|STL)\b", sass), "registers spill"
+    # ptxas may wait after every product, where it takes registers to be too few.
+    assert len(re.findall(r"WARPGROUP\.DEPBAR", sass)) < products / 2
+
+
+def test_registers_of_a_block_suffice() -> None:
+    """A block gets a launch's registers a thread, eights of them; more is waited for in vain."""
+    for variant in all_variants():
+        threads = WARP_GROUP * (variant.groups + 1)
+        given = 65536 // (variant.resident * threads) // 8 * 8 * threads
+        loading, computing = REGISTERS[variant.groups, variant.resident]
+        assert WARP_GROUP * (loading + variant.groups * computing) <= given, variant.name
+
+
+def test_what_the_kernels_do_not_take() -> None:
+    def problem(
+        *, dtype: torch.dtype = torch.bfloat16, width: int = 64, page: int = 64, rows: int = 8
+    ) -> str | None:
+        q = torch.empty(rows, 2, width, dtype=dtype)
+        pages = torch.empty(3, 2, page, 2 * width, dtype=dtype)
+        return unsupported(q, pages, num_requests=1, max_keys=2048, has_bias=True, same_bias=False)
+
+    assert problem() is None
+    assert "heads of 64, 128, 256" in str(problem(width=32))
+    assert "bfloat16 and float16" in str(problem(dtype=torch.float32))
+    assert "pages of a multiple of 64 rows" in str(problem(page=48))
+    most = MOST_BIAS_BYTES // (4 * 2048)
+    assert problem(rows=most) is None
+    assert "would take 128 MiB, more than 128" in str(problem(rows=most + 1))
