@@ -14,10 +14,11 @@ from genrec_model.features.reserved import NUM_RESERVED, NUM_RESERVED_ACTIONS
 from genrec_model.features.rows import UserRows
 from genrec_serving.bench.item_popularity import ItemPopularity
 from genrec_serving.encoding import user_rows
-from genrec_serving.engines.interface import RankCall, ScoringEngine
+from genrec_serving.engines.interface import RankCall, RecommendCall, ScoringEngine
 from genrec_serving.histories import IndexedHistory
 
 NOW = 1_700_000_000
+NOTHING = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +130,13 @@ class Load:
         return float(np.quantile(self.latencies_ms, share))
 
 
-async def closed_loop(engine: ScoringEngine, users: Users, count: int, seconds: float) -> Load:
-    """`count` users who come back as soon as they are answered."""
+async def closed_loop(
+    engine: ScoringEngine, users: Users, count: int, seconds: float, *, k: int | None = None
+) -> Load:
+    """`count` users who come back as soon as they are answered.
+
+    They have candidates ranked; with `k`, they have so many items found.
+    """
     latencies: list[float] = []
     cached = total = 0
     end = time.perf_counter() + seconds
@@ -140,7 +146,11 @@ async def closed_loop(engine: ScoringEngine, users: Users, count: int, seconds: 
         while time.perf_counter() < end:
             rows, candidates = users.come_back(user), users.candidates()
             begin = time.perf_counter()
-            found = await engine.rank(RankCall(rows=rows, now=NOW, candidates=candidates))
+            if k is None:
+                found = await engine.rank(RankCall(rows=rows, now=NOW, candidates=candidates))
+            else:
+                call = RecommendCall(rows=rows, now=NOW, k=k, exclude=NOTHING)
+                found = await engine.recommend(call)
             latencies.append((time.perf_counter() - begin) * 1e3)
             cached += found.cached_rows
             total += len(rows.items)

@@ -17,10 +17,13 @@ import numpy as np
 import torch
 
 from genrec_serving.bench.engine_start import engine_options, start_engine, write_model
-from genrec_serving.bench.engine_users import NOW, Load, Preset, Users, closed_loop
+from genrec_serving.bench.engine_users import NOTHING, NOW, Load, Preset, Users, closed_loop
 from genrec_serving.bench.item_popularity import ItemPopularity
 from genrec_serving.bench.records import Record
-from genrec_serving.engines.interface import RankCall, ScoringEngine
+from genrec_serving.engines.interface import RankCall, RecommendCall, ScoringEngine
+
+#: Items that a user has found.
+FOUND = 10
 
 _log = logging.getLogger(__name__)
 
@@ -31,19 +34,23 @@ class Side:
     def __init__(self, engine: ScoringEngine, users: Users) -> None:
         self.engine = engine
         self.users = users
-        #: Loads of all users at once, and of one user alone.
+        #: Loads of all users at once, of one user alone, and of one who has items found.
         self.together: list[Load] = []
         self.alone: list[Load] = []
-
-    def warm_up(self, count: int, seconds: float) -> None:
-        """Nothing of this is timed: kernels are compiled, and histories fill the pages."""
-        asyncio.run(closed_loop(self.engine, self.users, count, seconds))
-        asyncio.run(closed_loop(self.engine, self.users, 1, seconds / 5))
+        self.finding: list[Load] = []
 
     def run(self, count: int, seconds: float) -> None:
         """One repeat."""
-        self.together.append(asyncio.run(closed_loop(self.engine, self.users, count, seconds)))
-        self.alone.append(asyncio.run(closed_loop(self.engine, self.users, 1, seconds / 5)))
+        self.together.append(self._load(count, seconds))
+        self.alone.append(self._load(1, seconds / 5))
+        self.finding.append(self._load(1, seconds / 5, k=FOUND))
+
+    def forget(self) -> None:
+        """What ran so far was to warm up: kernels were compiled, and histories filled the pages."""
+        self.together, self.alone, self.finding = [], [], []
+
+    def _load(self, count: int, seconds: float, k: int | None = None) -> Load:
+        return asyncio.run(closed_loop(self.engine, self.users, count, seconds, k=k))
 
     def item_cache(self) -> dict[str, Any]:
         """What the engine says about its cache."""
@@ -90,7 +97,8 @@ def compare(
         events = preset.max_history * 3 // 4
         error = asyncio.run(difference(whole.engine, cached.engine, strangers, events))
         for side in sides:
-            side.warm_up(users, seconds / 2)
+            side.run(users, seconds / 2)
+            side.forget()
         before = cached.item_cache()
         for repeat in range(repeats):
             for side in sides if repeat % 2 == 0 else reversed(sides):
@@ -111,6 +119,7 @@ def compare(
         for name, count, loads, others in (
             ("", users, cached.together, whole.together),
             ("-alone", 1, cached.alone, whole.alone),
+            ("-find", 1, cached.finding, whole.finding),
         )
     ]  # fmt: skip
 
@@ -118,13 +127,21 @@ def compare(
 async def difference(
     engine: ScoringEngine, other: ScoringEngine, users: Users, events: int
 ) -> float:
-    """Largest difference of a task logit between two engines, over their spread."""
+    """Largest difference of a task logit or of the best scores between two engines.
+
+    Each is a share of its spread.
+    """
     worst = 0.0
     for length in (0, 1, 65, events):
-        call = RankCall(rows=users.cold(length), now=NOW, candidates=users.candidates())
-        found, expected = [(await one.rank(call)).task_logits for one in (engine, other)]
-        spread = float(np.ptp(expected))
-        worst = max(worst, float(np.abs(found - expected).max()) / max(spread, 1e-9))
+        rows = users.cold(length)
+        rank = RankCall(rows=rows, now=NOW, candidates=users.candidates())
+        find = RecommendCall(rows=rows, now=NOW, k=FOUND, exclude=NOTHING)
+        ranked = [(await one.rank(rank)).task_logits for one in (engine, other)]
+        # Of equally good items either may come first; the scores are the same.
+        best = [(await one.recommend(find)).scores for one in (engine, other)]
+        for found, expected in (ranked, best):
+            spread = max(float(np.ptp(expected)), 1e-9)
+            worst = max(worst, float(np.abs(found - expected).max()) / spread)
     return worst
 
 

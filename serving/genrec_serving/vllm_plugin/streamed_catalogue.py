@@ -38,7 +38,7 @@ class StreamedCatalogue(Catalogue):
         k = min(k, self.num_rows)
         best = TopK(
             torch.full((len(users), k), -1, device=self.device),
-            torch.full((len(users), k), -torch.inf, device=self.device),
+            torch.full((len(users), k), -torch.inf, dtype=torch.float32, device=self.device),
         )
         rows = stream_rows(self._table.host, self.device, piece_bytes=self._piece_bytes)
         for first, piece in rows:
