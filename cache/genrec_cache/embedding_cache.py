@@ -444,6 +444,13 @@ class CachedTable(EmbeddingTable):
         slots = self._set.apply(plan)
         with self._lock:
             self._rows.replace(plan.evict, plan.admit, slots)
+            under_way = self._rows.under_way
+        if self._background is not None and under_way:
+            # Waited for and entered here, so that no lookup has to enter them.
+            for fence in under_way:
+                fence.wait()
+            with self._lock:
+                self._rows.enter_copied()
         self._stats = self._stats.with_swaps(len(plan.admit), len(plan.evict))
 
 

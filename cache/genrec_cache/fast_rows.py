@@ -106,7 +106,7 @@ class FastRows:
 
     def begin(self) -> None:
         """Before launches on the current stream: changes of `slot_of` come first."""
-        self._enter_copied()
+        self.enter_copied()
         if self._on_gpu:
             self._follow(torch.cuda.current_stream(self.device))
 
@@ -133,7 +133,7 @@ class FastRows:
         Where the copy fails, the rows stay where they are and are read from the host: that is
         counted and logged.
         """
-        self._enter_copied()
+        self.enter_copied()
         for copy in self._copies:
             kept = ~np.isin(copy.ids, evict)
             copy.ids, copy.slots = copy.ids[kept], copy.slots[kept]
@@ -147,14 +147,19 @@ class FastRows:
             _log.warning("%d rows stay on the host: their copy failed: %s", len(admit), error)
             return
         self._copies.append(_Copy(ids=admit, slots=slots, done=done))
-        self._enter_copied()
+        self.enter_copied()
+
+    @property
+    def under_way(self) -> list[Fence]:
+        """When the copies will be there that are not entered yet."""
+        return [copy.done for copy in self._copies if copy.done is not None]
 
     def finish_copies(self) -> None:
         """Wait for all copies and enter their rows."""
         for copy in self._copies:
             if copy.done is not None:
                 copy.done.wait()
-        self._enter_copied()
+        self.enter_copied()
 
     def wait(self) -> None:
         """Wait for everything that reads the host's rows."""
@@ -188,7 +193,7 @@ class FastRows:
             )
         return Fence(self._copying)
 
-    def _enter_copied(self) -> None:
+    def enter_copied(self) -> None:
         """Enter the rows of finished copies, in the order of their plans."""
         while self._copies and (self._copies[0].done is None or self._copies[0].done.passed):
             copy = self._copies.popleft()

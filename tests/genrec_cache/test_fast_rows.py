@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from genrec_cache import fast_rows as module
+from genrec_cache.embedding_cache import CachedTable
 from genrec_cache.fast_rows import FastRows
 from genrec_cache.host_rows import HostRows
 
@@ -105,3 +106,18 @@ def test_an_id_out_of_range_is_seen_once() -> None:
     rows.gather(ids_of(1, 9))
     assert rows.saw_outside
     assert not rows.saw_outside
+
+
+def test_the_thread_that_decides_enters_rows_too(
+    slow: FastRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not slow.under_way
+    table = CachedTable(torch.arange(10.0)[:, None].clone(), 3, background=True)
+    monkeypatch.setattr(table, "_rows", slow)
+    table.lookup(torch.tensor([4, 5]))
+    assert table._background is not None
+    table._background.flush()
+    # No lookup has to, and none did.
+    assert set(read_from_slots(slow)) == {4, 5}
+    assert slow.copies_under_way == 0
+    table.close()
