@@ -71,15 +71,17 @@ class Encoder:
             _check_now(query.now)
         return query.user_id
 
-    async def append(self, user: ItemId, events: Sequence[UserEvent], *, now: int) -> Kept:
-        """Keep events; see `UserHistories.append`.
+    async def append(
+        self, user: ItemId, events: Sequence[UserEvent], *, now: int
+    ) -> tuple[Kept, IndexedHistory]:
+        """Keep events; see `UserHistories.append_and_get`.
 
         Raises:
             RequestError: something in an event is wrong; none is kept.
             StoreError: the store does not answer.
         """
         assert self._users is not None, "checked by appending_user"
-        return await self._users.append(user, events, now=now)
+        return await self._users.append_and_get(user, events, now=now)
 
     def items(self, ids: Sequence[ItemId], *, field: str, limit: int) -> Ints:
         """Rows of the item table, int64 [len(ids)].

@@ -53,6 +53,14 @@ class IndexedHistory:
             items=items[order], actions=actions[order], timestamps=timestamps[order]
         )
 
+    def followed_by(self, other: IndexedHistory) -> IndexedHistory:
+        """Events of both, where those of `other` are not earlier."""
+        return IndexedHistory(
+            items=np.concatenate([self.items, other.items]),
+            actions=np.concatenate([self.actions, other.actions]),
+            timestamps=np.concatenate([self.timestamps, other.timestamps]),
+        )
+
     def since(self, start: int, end: int | None = None) -> IndexedHistory:
         """Events from `start` on, up to `end`."""
         part = slice(start, end)

@@ -19,6 +19,7 @@ from genrec_model.features.rows import Ints
 from genrec_serving.encoding import Encoder, user_rows
 from genrec_serving.engines.interface import RankCall, RecommendCall, Scored
 from genrec_serving.engines.probe import probe
+from genrec_serving.histories import IndexedHistory
 from genrec_serving.requests import (
     BY_SCORE,
     MAX_CANDIDATES,
@@ -39,10 +40,12 @@ class Visit(NamedTuple):
     """Events of a query that are kept.
 
     kept: what became of them.
+    history: of the user, with them in it.
     ms: milliseconds that it took.
     """
 
     kept: Kept
+    history: IndexedHistory
     ms: float
 
 
@@ -138,8 +141,9 @@ class Recommender:
             else:
                 _check_k(query)
                 self._filters(query)
-            kept = await self._encoder.append(user, events, now=int(self._clock()))
-        return Visit(kept, round((time.perf_counter() - start) * 1e3, 3))
+            now = int(self._clock())
+            kept, history = await self._encoder.append(user, events, now=now)
+        return Visit(kept, history, round((time.perf_counter() - start) * 1e3, 3))
 
     async def answer(
         self,
@@ -172,7 +176,7 @@ class Recommender:
             _check_k(query)
             _check_strategy(query)
             now = self._now(query)
-            history = await self._encoder.history(query, now=now)
+            history = await self._history(query, visit, now)
             deny, allow = self._filters(query)
             exclude = [deny]
             exclude_seen = query.exclude_seen
@@ -210,7 +214,7 @@ class Recommender:
             order_by = self._order_by(query)
             _check_strategy(query)
             now = self._now(query)
-            history = await self._encoder.history(query, now=now)
+            history = await self._history(query, visit, now)
             call = RankCall(
                 rows=user_rows(history, self.artifact.config, now=now),
                 now=now,
@@ -241,6 +245,11 @@ class Recommender:
         self.strategies.close()
         if self.users is not None:
             await self.users.store.close()
+
+    async def _history(self, query: Query, visit: Visit | None, now: int) -> IndexedHistory:
+        if visit is not None:
+            return visit.history.until(now)
+        return await self._encoder.history(query, now=now)
 
     def _now(self, query: Query) -> int:
         return int(self._clock()) if query.now is None else query.now

@@ -24,7 +24,7 @@ MAX_ID_LENGTH = 128
 TRIM = 256
 
 
-class UserEvent(msgspec.Struct, frozen=True, array_like=True):
+class UserEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Something that a user did.
 
     Args:
@@ -42,7 +42,7 @@ class UserEvent(msgspec.Struct, frozen=True, array_like=True):
     value: float | None = None
 
 
-class UserState(msgspec.Struct, frozen=True, array_like=True):
+class UserState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """All that a store knows of one user.
 
     Args:
@@ -57,6 +57,21 @@ class UserState(msgspec.Struct, frozen=True, array_like=True):
     events: tuple[UserEvent, ...] = ()
     horizon: int | None = None
     hides_base: bool = False
+
+    def extends(self, before: UserState) -> bool:
+        """Whether this is `before` with further events after its last one.
+
+        As events are never changed, the first and the last one of `before` in their places say so,
+        where they are the same objects; False where that is not known.
+        """
+        n = len(before.events)
+        return (
+            0 < n < len(self.events)
+            and self.horizon == before.horizon
+            and self.hides_base == before.hides_base
+            and self.events[0] is before.events[0]
+            and self.events[n - 1] is before.events[n - 1]
+        )
 
 
 class Appended(NamedTuple):
@@ -86,7 +101,11 @@ class Kept(NamedTuple):
 
 
 def merge(
-    state: UserState | None, events: Sequence[UserEvent], *, limit: int
+    state: UserState | None,
+    events: Sequence[UserEvent],
+    *,
+    limit: int,
+    known: set[str] | None = None,
 ) -> tuple[UserState, Appended]:
     """The state with the events in it; the same object where nothing is new.
 
@@ -94,9 +113,12 @@ def merge(
         state: None for a user who is not known.
         events: in any order.
         limit: most events that are kept, more than `TRIM`.
+        known: ids of the state's events, where the caller has them; those of the next state after
+            this.
     """
     state = state or UserState(new_tag())
-    known = {event.event_id for event in state.events}
+    if known is None:
+        known = ids_of(state)
     fresh: list[UserEvent] = []
     duplicates = too_old = 0
     for event in events:
@@ -109,16 +131,25 @@ def merge(
             known.add(event.event_id)
             fresh.append(event)
     if fresh:
-        merged = sorted((*state.events, *fresh), key=attrgetter("timestamp"))
+        fresh.sort(key=attrgetter("timestamp"))
+        merged = (*state.events, *fresh)
+        if state.events and fresh[0].timestamp < state.events[-1].timestamp:
+            merged = tuple(sorted(merged, key=attrgetter("timestamp")))
         surplus = max(len(merged) - limit, 0)
         dropped = -(-surplus // TRIM) * TRIM
+        known.difference_update(event.event_id for event in merged[:dropped])
         state = UserState(
             tag=new_tag(),
-            events=tuple(merged[dropped:]),
+            events=merged[dropped:],
             horizon=merged[dropped - 1].timestamp if dropped else state.horizon,
             hides_base=state.hides_base,
         )
     return state, Appended(len(fresh), duplicates, too_old, len(state.events))
+
+
+def ids_of(state: UserState) -> set[str]:
+    """Ids of a state's events."""
+    return {event.event_id for event in state.events}
 
 
 def new_tag() -> str:

@@ -37,6 +37,20 @@ class UserView(NamedTuple):
     dataset_events: int
 
 
+class _Indexed(NamedTuple):
+    """A history in the model's indices.
+
+    tag: of the state that it was made from.
+    first, last, appended: the first and the last event of that state, and how many it has.
+    """
+
+    tag: str
+    history: IndexedHistory
+    first: UserEvent
+    last: UserEvent
+    appended: int
+
+
 class UserHistories:
     """What the server knows of users. 42 and "42" are the same user.
 
@@ -53,7 +67,7 @@ class UserHistories:
         self._vocabulary = vocabulary
         self.store = store
         self.base = base
-        self._indexed: OrderedDict[str, tuple[str, IndexedHistory]] = OrderedDict()
+        self._indexed: OrderedDict[str, _Indexed] = OrderedDict()
         self._indexed_events = 0
 
     async def get(self, user_id: ItemId) -> IndexedHistory | None:
@@ -66,18 +80,13 @@ class UserHistories:
         tag = await self.store.tag(user)
         if tag is None:
             return self._from_base(user_id)
-        if user in self._indexed and self._indexed[user][0] == tag:
+        if user in self._indexed and self._indexed[user].tag == tag:
             self._indexed.move_to_end(user)
-            return self._indexed[user][1]
+            return self._indexed[user].history
         state = await self.store.read(user)
         if state is None:  # forgotten in between
             return self._from_base(user_id)
-        base = None if state.hides_base else self._from_base(user_id)
-        if base is None and not state.events:
-            return None
-        history = self._history(state, base)
-        self._keep(user, state.tag, history)
-        return history
+        return self._index(user_id, state)
 
     async def append(self, user_id: ItemId, events: Sequence[UserEvent], *, now: int) -> Kept:
         """Keep events that are not kept yet; what became of them.
@@ -91,11 +100,23 @@ class UserHistories:
             RequestError: something in an event is wrong; none is kept.
             StoreError: the store does not answer.
         """
+        return (await self.append_and_get(user_id, events, now=now))[0]
+
+    async def append_and_get(
+        self, user_id: ItemId, events: Sequence[UserEvent], *, now: int
+    ) -> tuple[Kept, IndexedHistory]:
+        """As `append`, and all events of the user after it: as `get`, without asking again.
+
+        Raises:
+            RequestError, StoreError: as `append`.
+        """
         check_user(user_id)
         self._check(events, now=now)
-        appended = await self.store.append(str(user_id), events)
+        appended, state = await self.store.append_and_read(str(user_id), events)
         index_of = self._vocabulary.index_of
-        return Kept(appended, sum(e.item_id not in index_of for e in events))
+        kept = Kept(appended, sum(e.item_id not in index_of for e in events))
+        history = self._index(user_id, state)
+        return kept, self._encoded(()) if history is None else history
 
     async def view(self, user_id: ItemId) -> UserView | None:
         """What is held of a user, None for one who is not known.
@@ -152,28 +173,55 @@ class UserHistories:
     def _from_base(self, user_id: ItemId) -> IndexedHistory | None:
         return None if self.base is None else self.base.get(self.base.user_key(user_id))
 
-    def _history(self, state: UserState, base: IndexedHistory | None) -> IndexedHistory:
+    def _index(self, user_id: ItemId, state: UserState) -> IndexedHistory | None:
+        """A state in the model's indices; only what is new is encoded, where that is known."""
+        user, events = str(user_id), state.events
+        if not events:
+            self._drop(user)
+            return None if state.hides_base else self._from_base(user_id)
+        found = self._indexed.get(user)
+        if found is not None and found.tag == state.tag:
+            self._indexed.move_to_end(user)
+            return found.history
+        history = None if found is None else self._extended(found, state)
+        if history is None:
+            base = None if state.hides_base else self._from_base(user_id)
+            history = self._encoded(events)
+            history = history if base is None else base.merged(history)
+        self._keep(user, _Indexed(state.tag, history, events[0], events[-1], len(events)))
+        return history
+
+    def _extended(self, found: _Indexed, state: UserState) -> IndexedHistory | None:
+        """The history with the events after those that it has; None where these changed."""
+        events, n = state.events, found.appended
+        # The same objects in the same places: nothing came between, and nothing left.
+        if not (n < len(events) and events[0] is found.first and events[n - 1] is found.last):
+            return None
+        fresh = self._encoded(events[n:])
+        if len(found.history) and fresh.timestamps[0] < found.history.timestamps[-1]:
+            return None  # the data set has later ones
+        return found.history.followed_by(fresh)
+
+    def _encoded(self, events: Sequence[UserEvent]) -> IndexedHistory:
         index_of, action_index_of = self._vocabulary.index_of, self._vocabulary.action_index_of
-        events = state.events
-        appended = IndexedHistory(
+        return IndexedHistory(
             items=np.array([index_of.get(e.item_id, UNKNOWN) for e in events], np.int64),
             actions=np.array(
                 [action_index_of.get(e.action, UNKNOWN_ACTION) for e in events], np.int64
             ),
             timestamps=np.array([e.timestamp for e in events], np.int64),
         )
-        return appended if base is None else base.merged(appended)
 
-    def _keep(self, user: str, tag: str, history: IndexedHistory) -> None:
+    def _keep(self, user: str, indexed: _Indexed) -> None:
         self._drop(user)
-        self._indexed[user] = (tag, history)
-        self._indexed_events += len(history)
+        self._indexed[user] = indexed
+        self._indexed_events += len(indexed.history)
         while self._indexed_events > MAX_INDEXED_EVENTS and len(self._indexed) > 1:
             self._drop(next(iter(self._indexed)))
 
     def _drop(self, user: str) -> None:
         if user in self._indexed:
-            self._indexed_events -= len(self._indexed.pop(user)[1])
+            self._indexed_events -= len(self._indexed.pop(user).history)
 
 
 def check_user(user_id: ItemId) -> None:

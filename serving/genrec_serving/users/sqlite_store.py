@@ -1,34 +1,33 @@
 """Events in a SQLite file: they outlive the process, and several processes of a machine share it.
 
 An append is answered when its transaction is on the disk (write-ahead log, `synchronous=FULL`).
-Appends that wait for the disk at the same time share a transaction.
+Appends that wait for the disk at the same time share a transaction. Processes take turns by a lock
+on a file beside it: SQLite's own is tried again and again, at intervals that get long.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from genrec_model.errors import ConfigError, StoreError
 from genrec_serving.users.events import UserState
+from genrec_serving.users.sqlite_states import SCHEMA, Held, States
 from genrec_serving.users.store import Change, HistoryStore, Result
 
 Value = TypeVar("Value")
 
 #: Seconds to wait for another process that writes.
 _BUSY_S = 5.0
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS users (
-    id TEXT PRIMARY KEY,
-    tag TEXT NOT NULL,
-    state BLOB NOT NULL
-) WITHOUT ROWID
-"""
+#: Pages of the log after which it is moved into the file: 32 MiB.
+_LOG_PAGES = 8192
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,14 @@ class SqliteStore(HistoryStore):
         super().__init__(events_per_user=events_per_user)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = _connect(path)
-            self._writer.execute(_SCHEMA)
-            self._reader = _connect(path)
+            self._turn = path.with_name(f"{path.name}-turn").open("ab")
+            with self._my_turn():
+                self._writer = _connect(path)
+                self._writer.executescript(SCHEMA)
+                self._reader = _connect(path)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"user store {path}: cannot be opened ({error})") from error
+        self._states = States(self._encode, self._decode)
         # A connection each, so that reading does not wait for the disk.
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="user-store-write")
         self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="user-store-read")
@@ -70,13 +72,11 @@ class SqliteStore(HistoryStore):
 
     async def read(self, user: str) -> UserState | None:
         """As the base class says."""
-        found = await self._query("SELECT state FROM users WHERE id = ?", user)
-        return None if found is None else self._decode(found)
+        return await self._in_thread(self._read_thread, self._read, user)
 
     async def tag(self, user: str) -> str | None:
         """As the base class says."""
-        tag = await self._query("SELECT tag FROM users WHERE id = ?", user)
-        return None if tag is None else str(tag)
+        return await self._in_thread(self._read_thread, self._states.tag, self._reader, user)
 
     async def update(self, user: str, change: Change[Result]) -> Result:
         """As the base class says."""
@@ -89,7 +89,7 @@ class SqliteStore(HistoryStore):
 
     async def count(self) -> int | None:
         """Users, the forgotten ones that left a mark included."""
-        return int(await self._query("SELECT count(*) FROM users"))
+        return await self._in_thread(self._read_thread, self._count)
 
     async def close(self) -> None:
         """Finish what is being written."""
@@ -101,6 +101,7 @@ class SqliteStore(HistoryStore):
         ):
             thread.shutdown()
             connection.close()
+        self._turn.close()
 
     async def _submit(self, user: str, change: Callable[[UserState | None], Any]) -> Any:
         write = _Write(user, change, asyncio.get_running_loop().create_future())
@@ -125,35 +126,43 @@ class SqliteStore(HistoryStore):
                     write.result.set_result(result)
 
     def _transact(self, batch: list[_Write]) -> list[Any]:
-        connection = self._writer
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            results = [self._write(connection, write) for write in batch]
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
+        with self._my_turn(), _transaction(self._writer, "IMMEDIATE"):
+            seen: dict[str, Held | None] = {}
+            results = [self._write(write, seen) for write in batch]
+        for user, held in seen.items():
+            self._states.know(user, held)
         return results
 
-    def _write(self, connection: sqlite3.Connection, write: _Write) -> Any:
-        row = connection.execute("SELECT state FROM users WHERE id = ?", (write.user,)).fetchone()
-        before = None if row is None else self._decode(row[0])
-        after, result = write.change(before)
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        fcntl.flock(self._turn, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
+
+    def _write(self, write: _Write, seen: dict[str, Held | None]) -> Any:
+        """Make one change; `seen` is what the file has of users whom the transaction met."""
+        user, connection = write.user, self._writer
+        before = seen[user] if user in seen else self._states.read(connection, user)
+        seen[user] = before
+        after, result = write.change(None if before is None else before.state)
         if after is None:
-            connection.execute("DELETE FROM users WHERE id = ?", (write.user,))
-        elif before is None or after.tag != before.tag:
-            connection.execute(
-                "INSERT OR REPLACE INTO users VALUES (?, ?, ?)",
-                (write.user, after.tag, self._encode(after)),
-            )
+            self._states.remove(connection, user)
+            seen[user] = None
+        elif before is None or after.tag != before.state.tag:
+            seen[user] = self._states.write(connection, user, before, after)
         return result
 
-    async def _query(self, sql: str, *parameters: str) -> Any:
-        def first() -> Any:
-            row = self._reader.execute(sql, parameters).fetchone()
-            return None if row is None else row[0]
+    def _read(self, user: str) -> UserState | None:
+        with _transaction(self._reader, "DEFERRED"):
+            held = self._states.read(self._reader, user)
+        if not self._states.knows(user):
+            self._states.know(user, held)
+        return None if held is None else held.state
 
-        return await self._in_thread(self._read_thread, first)
+    def _count(self) -> int:
+        return int(self._reader.execute("SELECT count(*) FROM users").fetchone()[0])
 
     async def _in_thread(
         self, thread: ThreadPoolExecutor, function: Callable[..., Value], *arguments: Any
@@ -164,6 +173,18 @@ class SqliteStore(HistoryStore):
             raise StoreError(f"user store sqlite: {error}") from error
 
 
+@contextmanager
+def _transaction(connection: sqlite3.Connection, kind: str) -> Iterator[None]:
+    connection.execute(f"BEGIN {kind}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     # Each connection is used by one thread, but not by the one that makes it.
     connection = sqlite3.connect(
@@ -171,4 +192,5 @@ def _connect(path: Path) -> sqlite3.Connection:
     )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
     return connection

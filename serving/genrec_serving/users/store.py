@@ -10,6 +10,7 @@ import msgspec
 
 from genrec_model.errors import StoreError
 from genrec_serving.users.events import Appended, UserEvent, UserState, merge, new_tag
+from genrec_serving.users.known_ids import KnownIds
 
 Result = TypeVar("Result")
 #: From a user's state, None where there is none, to the next state and a result. It may be called
@@ -29,6 +30,7 @@ class HistoryStore(ABC):
 
     def __init__(self, *, events_per_user: int) -> None:
         self.events_per_user = events_per_user
+        self._ids = KnownIds()
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(UserState)
 
@@ -39,9 +41,24 @@ class HistoryStore(ABC):
             StoreError: the store does not answer; any or none of the events may be kept, and to
                 append them again is right.
         """
-        return await self.update(
-            user, lambda state: merge(state, events, limit=self.events_per_user)
-        )
+        return (await self.append_and_read(user, events))[0]
+
+    async def append_and_read(
+        self, user: str, events: Sequence[UserEvent]
+    ) -> tuple[Appended, UserState]:
+        """As `append`, and the state after it: all that was appended before this was called is in.
+
+        Raises:
+            StoreError: as `append`.
+        """
+
+        def change(state: UserState | None) -> tuple[UserState, tuple[Appended, UserState]]:
+            known = self._ids.take(user, state)
+            after, appended = merge(state, events, limit=self.events_per_user, known=known)
+            self._ids.keep(user, after, known)
+            return after, (appended, after)
+
+        return await self.update(user, change)
 
     async def forget(self, user: str, *, hide_base: bool) -> bool:
         """Remove all events of a user; whether there were any.

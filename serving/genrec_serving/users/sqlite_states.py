@@ -1,0 +1,169 @@
+"""How a SQLite file holds users' states: a state as it once was, and events that came after it.
+
+A state of thousands of events is too much to write for each few that are new. So new events are
+written beside it, and the state anew only after a number of these, or where something came between.
+What a process has read it keeps, so that it reads what others added since, and nothing else.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from genrec_model.errors import StoreError
+from genrec_serving.users.events import UserEvent, UserState
+
+#: `base` is the tag of the state that the events came after: those of another one do not count.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS users (
+    id TEXT PRIMARY KEY,
+    tag TEXT NOT NULL,
+    state BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS additions (
+    id TEXT NOT NULL,
+    base TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    tag TEXT NOT NULL,
+    events BLOB NOT NULL,
+    PRIMARY KEY (id, base, number)
+) WITHOUT ROWID;
+"""
+_TAG = """
+SELECT coalesce((SELECT tag FROM additions WHERE id = users.id AND base = users.tag
+                 ORDER BY number DESC LIMIT 1), tag) FROM users WHERE id = ?
+"""
+_ADDED = """
+SELECT number, tag, events FROM additions WHERE id = ? AND base = ? AND number > ? ORDER BY number
+"""
+#: After as many additions the state is written anew.
+MAX_ADDITIONS = 64
+#: Events of all states that are kept in this process, some 300 bytes each.
+MAX_EVENTS = 500_000
+
+
+class Held(NamedTuple):
+    """A user's state as the file has it.
+
+    base: tag of the state that is written whole.
+    number: of the last addition to it; 0 for none.
+    state: with all additions.
+    """
+
+    base: str
+    number: int
+    state: UserState
+
+
+class States:
+    """Reads and writes states, over connections that may belong to several threads.
+
+    Args:
+        encode, decode: of whole states.
+        most: events of all states that are kept in this process.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[UserState], bytes],
+        decode: Callable[[bytes], UserState],
+        *,
+        most: int = MAX_EVENTS,
+    ) -> None:
+        self._encode = encode
+        self._decode = decode
+        self._most = most
+        self._encode_events = msgspec.msgpack.Encoder().encode
+        self._decode_events = msgspec.msgpack.Decoder(tuple[UserEvent, ...]).decode
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, Held] = OrderedDict()
+        self._num_events = 0
+
+    def tag(self, connection: sqlite3.Connection, user: str) -> str | None:
+        """Tag of a user's state."""
+        row = connection.execute(_TAG, (user,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def read(self, connection: sqlite3.Connection, user: str) -> Held | None:
+        """A user's state, in a transaction that sees no others' writing.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        row = connection.execute("SELECT tag FROM users WHERE id = ?", (user,)).fetchone()
+        if row is None:
+            return None
+        with self._lock:
+            held = self._known.get(user)
+        if held is None or held.base != row[0]:
+            found = connection.execute("SELECT state FROM users WHERE id = ?", (user,)).fetchone()
+            held = Held(row[0], 0, self._decode(found[0]))
+        additions = connection.execute(_ADDED, (user, held.base, held.number)).fetchall()
+        if additions:
+            try:
+                fresh = [event for _, _, some in additions for event in self._decode_events(some)]
+            except msgspec.MsgspecError as error:
+                raise StoreError(f"user store sqlite: events cannot be read ({error})") from error
+            number, tag, _ = additions[-1]
+            events = (*held.state.events, *fresh)
+            state = msgspec.structs.replace(held.state, tag=tag, events=events)
+            held = Held(held.base, number, state)
+        return held
+
+    def write(
+        self, connection: sqlite3.Connection, user: str, before: Held | None, after: UserState
+    ) -> Held:
+        """Write a state in place of another one.
+
+        Args:
+            connection: in a transaction that `before` was read in.
+            user: their id.
+            before: what the file has.
+            after: what it is to have.
+        """
+        if before is not None and before.number < MAX_ADDITIONS and after.extends(before.state):
+            fresh = after.events[len(before.state.events) :]
+            held = Held(before.base, before.number + 1, after)
+            connection.execute(
+                "INSERT INTO additions VALUES (?, ?, ?, ?, ?)",
+                (user, held.base, held.number, after.tag, self._encode_events(fresh)),
+            )
+            return held
+        self._forget_additions(connection, user)
+        connection.execute(
+            "INSERT OR REPLACE INTO users VALUES (?, ?, ?)", (user, after.tag, self._encode(after))
+        )
+        return Held(after.tag, 0, after)
+
+    def remove(self, connection: sqlite3.Connection, user: str) -> None:
+        """Remove a state."""
+        self._forget_additions(connection, user)
+        connection.execute("DELETE FROM users WHERE id = ?", (user,))
+
+    def knows(self, user: str) -> bool:
+        """Whether something of a user is kept in this process, however old."""
+        with self._lock:
+            return user in self._known
+
+    def know(self, user: str, held: Held | None) -> None:
+        """Keep what the file has, once that is sure: after the transaction."""
+        with self._lock:
+            old = self._known.pop(user, None)
+            if old is not None:
+                self._num_events -= len(old.state.events)
+            if held is None:
+                return
+            self._known[user] = held
+            self._num_events += len(held.state.events)
+            while self._num_events > self._most and len(self._known) > 1:
+                _, dropped = self._known.popitem(last=False)
+                self._num_events -= len(dropped.state.events)
+
+    @staticmethod
+    def _forget_additions(connection: sqlite3.Connection, user: str) -> None:
+        connection.execute("DELETE FROM additions WHERE id = ?", (user,))

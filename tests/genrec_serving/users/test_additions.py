@@ -1,0 +1,168 @@
+"""What makes appends cheap must not change what they do."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from genrec_serving.histories import ParquetHistories
+from genrec_serving.users.events import UserState, ids_of, merge
+from genrec_serving.users.histories import UserHistories
+from genrec_serving.users.known_ids import KnownIds
+from genrec_serving.users.memory_store import MemoryStore
+from genrec_serving.users.sqlite_states import MAX_ADDITIONS
+from genrec_serving.users.sqlite_store import SqliteStore
+
+from .conftest import LIMIT, event
+
+
+async def test_random_changes_through_two_processes_are_those_of_memory(tmp_path) -> None:
+    rng = random.Random(0)
+    simple = MemoryStore(events_per_user=LIMIT, max_users=9)
+    stores = [SqliteStore(tmp_path / "users.db", events_per_user=LIMIT) for _ in "ab"]
+    newest = 0
+    for step in range(600):
+        store, user = rng.choice(stores), rng.choice("12")
+        kind = rng.random()
+        if kind < 0.005:
+            hide = rng.random() < 0.5
+            wanted = await simple.forget(user, hide_base=hide)
+            assert await store.forget(user, hide_base=hide) == wanted
+            continue
+        if kind < 0.9:  # new ones, now and then some that are known
+            times = range(newest - rng.randint(0, 3), newest + rng.randint(1, 8))
+            newest = max(newest, times[-1])
+        else:  # late ones
+            times = [rng.randint(0, newest) for _ in range(3)]
+        events = [event(10_000 * (kind >= 0.9) * step + t, time=t) for t in times]
+        assert await store.append(user, events) == await simple.append(user, events)
+        for reader in stores:
+            state, same = await reader.read(user), await simple.read(user)
+            assert state.events == same.events
+            assert (state.horizon, state.hides_base) == (same.horizon, same.hides_base)
+            assert await reader.tag(user) == state.tag
+    for store in stores:
+        await store.close()
+
+
+async def test_few_events_are_written_beside_the_state(tmp_path) -> None:
+    store = SqliteStore(tmp_path / "users.db", events_per_user=LIMIT)
+
+    def written() -> tuple[int, int]:
+        (additions,) = store._writer.execute("SELECT count(*) FROM additions").fetchone()
+        (size,) = store._writer.execute("SELECT length(state) FROM users").fetchone()
+        return additions, size
+
+    await store.append("1", [event(i) for i in range(100)])
+    whole = written()[1]
+    await store.append("1", [event(100)])
+    await store.append("1", [event(101), event(5)])
+    assert written() == (2, whole)
+    await store.append("1", [event(500, time=50)])  # between others: written anew
+    assert written()[0] == 0
+    for i in range(MAX_ADDITIONS + 1):
+        await store.append("1", [event(1000 + i)])
+    assert written()[0] == 0
+    assert len((await store.read("1")).events) == 103 + MAX_ADDITIONS + 1
+    assert await store.remove("1") is True
+    assert await store.read("1") is None
+    await store.close()
+
+
+async def test_a_failed_transaction_leaves_nothing_behind(tmp_path) -> None:
+    store = SqliteStore(tmp_path / "users.db", events_per_user=LIMIT)
+    other = SqliteStore(tmp_path / "users.db", events_per_user=LIMIT)
+    await store.append("1", [event(1)])
+
+    def fail(state: UserState | None) -> tuple[UserState, None]:
+        raise RuntimeError("in the middle")
+
+    appended = asyncio.create_task(store.append("1", [event(2)]))
+    results = await asyncio.gather(appended, store.update("2", fail), return_exceptions=True)
+    assert all(isinstance(result, Exception) for result in results)
+    assert (await other.append("1", [event(3)])).held == 2
+    assert (await store.append("1", [event(2), event(3)])) == (1, 1, 0, 3)
+    assert [e.event_id for e in (await other.read("1")).events] == ["e1", "e2", "e3"]
+    await store.close()
+    await other.close()
+
+
+_WRITER = """
+import asyncio, sys
+from pathlib import Path
+from genrec_serving.users.events import UserEvent
+from genrec_serving.users.sqlite_store import SqliteStore
+
+async def main():
+    store = SqliteStore(Path(sys.argv[1]), events_per_user=100_000)
+    for i in range(100):
+        events = [UserEvent(f"{sys.argv[2]}-{user}-{i}", 1, "view", i) for user in "ab"]
+        await asyncio.gather(*(store.append(u, [e]) for u, e in zip("ab", events)))
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_that_write_at_once_lose_nothing(tmp_path) -> None:
+    path = tmp_path / "users.db"
+    command = [sys.executable, "-c", _WRITER, str(path)]
+    writers = [subprocess.Popen([*command, name]) for name in "xyz"]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    store = SqliteStore(path, events_per_user=100_000)
+    for user in "ab":
+        state = await store.read(user)
+        assert len(ids_of(state)) == len(state.events) == 300
+        assert [e.timestamp for e in state.events] == sorted(e.timestamp for e in state.events)
+    await store.close()
+
+
+async def test_only_new_events_are_encoded_and_the_history_is_the_same(
+    served_artifact, histories_file: Path, tmp_path
+) -> None:
+    vocabulary = served_artifact.vocabulary
+    base = ParquetHistories(histories_file, vocabulary)
+    path, rng = tmp_path / "users.db", random.Random(1)
+    users = [
+        UserHistories(vocabulary, store=SqliteStore(path, events_per_user=LIMIT), base=base)
+        for _ in "ab"
+    ]
+    now = 2_000_000_000
+    for step in range(60):
+        user, one = rng.choice([1, 2, 77]), rng.choice(users)
+        start = now - 10_000 + 10 * step if rng.random() < 0.9 else rng.randint(1, now)
+        events = [
+            event(100 * step + i, time=start + i, item_id=1000 + rng.randint(0, 60))
+            for i in range(rng.randint(1, 8))
+        ]
+        kept, history = await one.append_and_get(user, events, now=now)
+        assert kept.appended.accepted == len(events)
+        afresh = UserHistories(vocabulary, store=one.store, base=base)
+        for found in (history, await users[0].get(user), await users[1].get(user)):
+            wanted = await afresh.get(user)
+            np.testing.assert_array_equal(found.items, wanted.items)
+            np.testing.assert_array_equal(found.actions, wanted.actions)
+            np.testing.assert_array_equal(found.timestamps, wanted.timestamps)
+    await users[0].forget(1)
+    assert await users[1].get(1) is None
+    for one in users:
+        await one.store.close()
+
+
+def test_known_ids_are_those_of_the_state() -> None:
+    ids, state = KnownIds(most=600), None
+    for step in range(200):
+        known = ids.take("1", state)
+        state, _ = merge(state, [event(3 * step + i) for i in range(4)], limit=LIMIT, known=known)
+        ids.keep("1", state, known)
+        assert known == ids_of(state)
+    ids.keep("2", UserState("t"), set("abc"))
+    assert ids.take("2", UserState("another")) == set()
+    ids.keep("3", UserState("t"), {f"{i}" for i in range(500)})
+    assert len(ids._of) == 1, "those of the least recent user are dropped"
+    assert ids.take("1", state) == ids_of(state)
