@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ from genrec_serving.requests import (
     ScoredItem,
 )
 from genrec_serving.strategies.strategy import STRATEGIES, Choice, Strategies
-from genrec_serving.telemetry.tracing import span
+from genrec_serving.telemetry.tracing import is_tracing, span
 from genrec_serving.users.events import Kept, UserEvent
 from genrec_serving.users.histories import UserHistories
 
@@ -47,6 +47,28 @@ class Visit(NamedTuple):
     kept: Kept
     history: IndexedHistory
     ms: float
+
+
+class _Stage(AbstractContextManager[None]):
+    """Times a block; a generator would take longer."""
+
+    def __init__(self, name: str, ms: dict[str, float]) -> None:
+        self.name = name
+        self._ms = ms
+        self._start = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._ms[self.name] = round((time.perf_counter() - self._start) * 1e3, 3)
+
+
+@contextmanager
+def _traced(stage: _Stage) -> Iterator[None]:
+    with span(stage.name), stage:
+        yield
 
 
 class Stages:
@@ -66,13 +88,10 @@ class Stages:
             self._ms["append"] = visit.ms
             self._start -= visit.ms / 1e3
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> AbstractContextManager[None]:
         """Time the block."""
-        start = time.perf_counter()
-        with span(name):
-            yield
-        self._ms[name] = round((time.perf_counter() - start) * 1e3, 3)
+        timed = _Stage(name, self._ms)
+        return _traced(timed) if is_tracing() else timed
 
     def result(self) -> dict[str, float]:
         """All stages so far, and `total`."""
@@ -297,15 +316,16 @@ class Recommender:
             # The sigmoid, in the form that does not overflow.
             logits_nT = scored.task_logits[order].astype(np.float64)
             probabilities_nT = (1 + np.tanh(logits_nT / 2)) / 2
+            item_ids, titles = self._vocabulary.item_ids, self._vocabulary.titles
             items = [
                 ScoredItem(
-                    item_id=self._vocabulary.item_ids[row - NUM_RESERVED],
-                    title=self._vocabulary.titles[row - NUM_RESERVED],
+                    item_id=item_ids[row],
+                    title=titles[row],
                     score=score,
                     tasks=dict(zip(tasks, probabilities, strict=True)),
                 )
                 for row, score, probabilities in zip(
-                    scored.items[order].tolist(),
+                    (scored.items[order] - NUM_RESERVED).tolist(),
                     scored.scores[order].tolist(),
                     probabilities_nT.tolist(),
                     strict=True,

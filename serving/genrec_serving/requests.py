@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from genrec_model.features.vocabulary import ItemId
 from genrec_serving.users.events import Kept, UserEvent
 
@@ -86,8 +88,7 @@ class RankQuery(Query):
     order_by: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoredItem:
+class ScoredItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One item of an answer.
 
     Args:
@@ -99,7 +100,7 @@ class ScoredItem:
     item_id: ItemId
     title: str
     score: float
-    tasks: Mapping[str, float]
+    tasks: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)

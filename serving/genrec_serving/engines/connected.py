@@ -13,7 +13,7 @@ import msgspec
 from genrec_model.errors import EngineError, EngineRestarting
 from genrec_model.features.rows import UserRows
 from genrec_serving.engines.affinity import engine_of
-from genrec_serving.engines.frames import FrameReader, frame
+from genrec_serving.engines.frames import FrameReader, length_of
 from genrec_serving.engines.interface import RankCall, RecommendCall, Scored, ScoringEngine
 from genrec_serving.engines.state import EngineState
 from genrec_serving.engines.vllm_processes import all_statistics
@@ -202,7 +202,9 @@ class _Link(asyncio.Protocol):
 
     def _write(self, ask: Ask) -> None:
         if self._transport is not None:
-            self._transport.write(frame(self._encoder.encode(ask)))
+            # Length and message apart: a history is not copied to put four bytes before it.
+            message = self._encoder.encode(ask)
+            self._transport.writelines((length_of(message), message))
 
 
 def _lost() -> EngineError:

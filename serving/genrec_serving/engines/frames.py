@@ -11,9 +11,14 @@ from collections.abc import Iterator
 _LENGTH = struct.Struct("!i")
 
 
+def length_of(message: bytes) -> bytes:
+    """What goes before a message of less than 2 GiB."""
+    return _LENGTH.pack(len(message))
+
+
 def frame(message: bytes) -> bytes:
-    """A message as the stream has it; less than 2 GiB."""
-    return _LENGTH.pack(len(message)) + message
+    """A message as the stream has it."""
+    return length_of(message) + message
 
 
 class FrameReader:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import orjson
-
 from genrec_model.errors import RequestError
 from genrec_serving.requests import Answer, RankQuery, RecommendQuery
 from genrec_serving.surfaces.front import Front
@@ -15,9 +13,11 @@ from genrec_serving.surfaces.schemas import (
     BatchBody,
     RankBody,
     RecommendBody,
-    answer_to_dict,
+    answer_parts,
+    answer_to_json,
     parse_json,
     parse_value,
+    to_json,
 )
 
 
@@ -30,12 +30,12 @@ class RecommendApi:
     async def recommend(self, body: bytes) -> bytes:
         """The best items of the catalogue."""
         answer = await self._front.ask(lambda: parse_json(RecommendBody, body).query(), "rest")
-        return orjson.dumps(answer_to_dict(answer))
+        return answer_to_json(answer)
 
     async def rank(self, body: bytes) -> bytes:
         """Scores of given items."""
         answer = await self._front.ask(lambda: parse_json(RankBody, body).query(), "rest")
-        return orjson.dumps(answer_to_dict(answer))
+        return answer_to_json(answer)
 
     async def batch(self, body: bytes) -> bytes:
         """An answer for each request, or what is wrong with it."""
@@ -46,7 +46,7 @@ class RecommendApi:
             )
         makers = [partial(make_query, request) for request in requests]
         answers = await self._front.ask_all(makers, "rest")
-        return orjson.dumps({"answers": [_part(answer) for answer in answers]})
+        return to_json({"answers": [_part(answer) for answer in answers]})
 
 
 def make_query(body: Any) -> RecommendQuery | RankQuery:
@@ -62,7 +62,7 @@ def make_query(body: Any) -> RecommendQuery | RankQuery:
 
 def _part(answer: Answer | RequestError) -> dict[str, Any]:
     if isinstance(answer, Answer):
-        return answer_to_dict(answer)
+        return answer_parts(answer)
     return {
         "error": {"field": answer.field, "message": answer.message},
         "status": answer.status,

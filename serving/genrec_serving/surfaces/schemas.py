@@ -261,6 +261,8 @@ class BatchAnswersBody(BaseModel):
     answers: list[AnswerBody | FailedBody]
 
 
+#: Writes what `answer_parts` gives, and all that consists of it.
+to_json = msgspec.json.Encoder().encode
 AnyBody = TypeVar("AnyBody", bound=Body)
 #: msgspec's messages: what is wrong, and where.
 _COMPLAINT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?", re.DOTALL)
@@ -327,16 +329,18 @@ def kept_to_dict(kept: Kept) -> dict[str, int]:
 
 def answer_to_dict(answer: Answer) -> dict[str, Any]:
     """An answer as `AnswerBody` describes it, without the cost of building one."""
+    return {**answer_parts(answer), "items": [msgspec.structs.asdict(i) for i in answer.items]}
+
+
+def answer_to_json(answer: Answer) -> bytes:
+    """The same in JSON."""
+    return to_json(answer_parts(answer))
+
+
+def answer_parts(answer: Answer) -> dict[str, Any]:
+    """The same with items that only `to_json` can write."""
     return {
-        "items": [
-            {
-                "item_id": item.item_id,
-                "title": item.title,
-                "score": item.score,
-                "tasks": item.tasks,
-            }
-            for item in answer.items
-        ],
+        "items": answer.items,
         "model": {"name": answer.model_name, "version": answer.model_version},
         "strategy": answer.strategy,
         "fallback": answer.fallback,

@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 from prometheus_client import Counter as Count
@@ -16,6 +16,7 @@ from genrec_serving.requests import Answer
 from genrec_serving.telemetry.engine_metrics import EngineMetrics
 from genrec_serving.telemetry.numbers import Requests
 
+AnyMetric = TypeVar("AnyMetric", Histogram, Count)
 Surface = Literal["rest", "v1", "v2", "grpc"]
 #: Latencies that `/v1/stats` looks back on.
 WINDOW = 1000
@@ -80,6 +81,7 @@ class RequestMetrics:
             registry=registry,
         )
         self.engines = EngineMetrics(registry)
+        self._labelled: dict[tuple[Any, ...], Any] = {}
         self._answered: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
         self._strategies: Counter[str] = Counter()
@@ -104,20 +106,28 @@ class RequestMetrics:
         seconds = time.perf_counter() - start
         # Of one from a batch, or that waited before it came here, the recommender knows more.
         seconds = max(seconds, answer.timings_ms.get("total", 0.0) / 1e3)
-        version = answer.model_version
-        self._seconds.labels(surface, answer.strategy, version).observe(seconds)
+        version, of = answer.model_version, self._of
+        of(self._seconds, surface, answer.strategy, version).observe(seconds)
         for stage, ms in answer.timings_ms.items():
             if stage != "total":
-                self._stages.labels(stage, version).observe(ms / 1e3)
-        self._rows.labels("cache", version).inc(answer.cached_events)
-        self._rows.labels("computed", version).inc(answer.history_events - answer.cached_events)
+                of(self._stages, stage, version).observe(ms / 1e3)
+        of(self._rows, "cache", version).inc(answer.cached_events)
+        of(self._rows, "computed", version).inc(answer.history_events - answer.cached_events)
         if answer.history_events:
-            self._cached.labels(version).observe(answer.cached_events / answer.history_events)
+            of(self._cached, version).observe(answer.cached_events / answer.history_events)
         self._answered[surface] += 1
         self._strategies[answer.strategy] += 1
         self._events["all"] += answer.history_events
         self._events["cached"] += answer.cached_events
         self._latencies.append(seconds)
+
+    def _of(self, metric: AnyMetric, *labels: str) -> AnyMetric:
+        """The metric with these labels; to look one up here is cheaper than to ask for it."""
+        key = (metric, *labels)
+        found: AnyMetric | None = self._labelled.get(key)
+        if found is None:
+            found = self._labelled[key] = metric.labels(*labels)
+        return found
 
     def observe_batch(self, users: int) -> None:
         """A request that may have several users came, with so many."""
