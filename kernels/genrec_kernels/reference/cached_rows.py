@@ -21,17 +21,24 @@ def cached_rows(
 ) -> Tensor:
     """As `genrec_kernels.cached_rows`; misses are gathered where the table is, then moved."""
     inside_N = (ids >= 0) & (ids < len(slot_of))
-    safe_N = torch.where(inside_N, ids, 0) if len(slot_of) else ids
-    slot_N = torch.where(inside_N, slot_of[safe_N] if len(slot_of) else -1, -1).long()
-    hit_K = (slot_N >= 0).nonzero()[:, 0]
-    miss_K = (inside_N & (slot_N < 0)).nonzero()[:, 0]
-    out_NW = torch.empty((len(ids), host.shape[1]), dtype=dtype, device=ids.device)
-    out_NW.index_copy_(0, hit_K, _floats(fast, fast_scales, slot_N[hit_K], dtype))
-    missed = safe_N[miss_K].to(host.device)
-    out_NW.index_copy_(0, miss_K, _floats(host, host_scales, missed, dtype).to(ids.device))
-    if len(hit_K) + len(miss_K) < len(ids):
-        out_NW.masked_fill_(~inside_N[:, None], torch.nan)
+    if not bool(inside_N.all()):
         outside.fill_(1)
+        inner_K = inside_N.nonzero()[:, 0]
+        found_KW = cached_rows(
+            *(ids[inner_K], slot_of, fast, host, fast_scales, host_scales, outside, dtype)
+        )
+        out_NW = found_KW.new_full((ids.shape[0], host.shape[1]), torch.nan)
+        return out_NW.index_copy_(0, inner_K, found_KW)
+    slot_N = slot_of.index_select(0, ids)
+    hit_N = slot_N >= 0
+    hit_K, miss_K = hit_N.nonzero()[:, 0], (~hit_N).nonzero()[:, 0]
+    out_NW = torch.empty((ids.shape[0], host.shape[1]), dtype=dtype, device=ids.device)
+    if hit_K.shape[0]:
+        slots = slot_N.index_select(0, hit_K)
+        out_NW.index_copy_(0, hit_K, _floats(fast, fast_scales, slots, dtype))
+    if miss_K.shape[0]:
+        missed = ids.index_select(0, miss_K).to(host.device)
+        out_NW.index_copy_(0, miss_K, _floats(host, host_scales, missed, dtype).to(ids.device))
     return out_NW
 
 
