@@ -144,20 +144,28 @@ class Admission:
         Raises:
             Overloaded: there is no place, or the deadline passed, also inside the block.
         """
-        context = CONTEXT.get()
-        limit = self._limits.deadline_s
-        if context is not None and context.timeout_s is not None:
-            limit = context.timeout_s
+        limit = self._limit_s()
         came = self._clock()
+        async with self.in_time():
+            await self._enter(users, limit, who)
+            entered = self._clock()
+            try:
+                yield entered - came
+                self._learn(self._clock() - entered)
+            finally:
+                self._leave(users)
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """The block for as long as the request's deadline says, without a place.
+
+        Raises:
+            Overloaded: the deadline passed.
+        """
+        limit = self._limit_s()
         try:
             async with asyncio.timeout(limit):
-                await self._enter(users, limit, who)
-                entered = self._clock()
-                try:
-                    yield entered - came
-                    self._learn(self._clock() - entered)
-                finally:
-                    self._leave(users)
+                yield
         except TimeoutError as error:
             self._count("expired")
             raise Overloaded(
@@ -216,6 +224,13 @@ class Admission:
                 self._waiting -= users
                 self._call_next()  # those behind it may be smaller
             raise
+
+    def _limit_s(self) -> float:
+        """Seconds that the running request may take."""
+        context = CONTEXT.get()
+        if context is None or context.timeout_s is None:
+            return self._limits.deadline_s
+        return context.timeout_s
 
     def _fits(self, users: int) -> bool:
         return self._running == 0 or self._running + users <= self.places

@@ -43,7 +43,8 @@ class Front:
 
         Raises:
             RequestError: something in it is wrong; its events are not kept.
-            Overloaded: there is no place for it, or no time; its events are kept.
+            Overloaded: there is no place for it, or no time; its events are kept, but where the
+                time passed while they were.
             EngineError: the engine is not available, or failed; its events are kept, unless the
                 model is still loading.
             StoreError: the store of users does not answer.
@@ -51,8 +52,10 @@ class Front:
         with self.metrics.request(surface) as observer:
             query = make_query()  # what is wrong needs no place
             recommender = self.recommender()
-            # Nor do events.
-            visit = None if query.events is None else await recommender.keep(query, query.events)
+            visit = None
+            if query.events is not None:  # nor do events
+                async with self.admission.in_time():
+                    visit = await recommender.keep(query, query.events)
             async with self.admission.place(who=query.known_by()) as waited_s:
                 observer.answer = await recommender.answer(query, waited_s=waited_s, visit=visit)
         return observer.answer
@@ -75,7 +78,8 @@ class Front:
                 query = make_query()
                 if query.events is None:
                     return query, None
-                return query, await recommender.keep(query, query.events)
+                async with self.admission.in_time():
+                    return query, await recommender.keep(query, query.events)
 
         kept = _parts(await asyncio.gather(*map(keep, makers), return_exceptions=True))
         async with self.admission.place(len(makers)) as waited_s:

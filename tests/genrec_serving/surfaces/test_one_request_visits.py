@@ -176,6 +176,20 @@ async def test_a_store_that_does_not_answer_is_a_503(served_artifact) -> None:
     assert server.front.admission.running == 0
 
 
+async def test_a_store_that_takes_too_long_is_a_503(served_artifact) -> None:
+    class SlowStore(MemoryStore):
+        async def update(self, *_: Any) -> Any:
+            await asyncio.Event().wait()
+
+    server = Server(served_artifact, SlowStore(events_per_user=512, max_users=9))
+    headers = {"X-Request-Timeout-Ms": "5"}
+    for path, body in (("/v1/rank", RANK), ("/v1/batch", {"requests": [RANK]})):
+        answer = await server.client.post(path, json=body, headers=headers)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["error"]["field"] == "server"
+    assert await server.held() == 0
+
+
 async def test_a_server_without_users_says_so(served_artifact) -> None:
     answer = await Server(served_artifact, users=False).post("/v1/rank", RANK)
     assert answer.json()["error"] == {"field": "events", "message": "this server keeps no users"}
