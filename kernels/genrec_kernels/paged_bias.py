@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from genrec_kernels.paged_sizes import PagedSizes
+
 #: Columns are a multiple of this, for kernels that take so many keys at a time.
 COLUMNS = 64
 
@@ -33,12 +35,7 @@ def num_columns(max_keys: int) -> int:
     return -(-max(max_keys, 1) // COLUMNS) * COLUMNS
 
 
-def matrix_bytes(*, num_rows: int, num_requests: int, max_keys: int, same_bias: bool) -> int:
-    """Memory of the matrix.
-
-    Args:
-        num_rows, num_requests: R and B.
-        max_keys: most keys that a row sees.
-        same_bias: whether the rows of a request have one bias.
-    """
-    return 4 * (num_requests if same_bias else num_rows) * num_columns(max_keys)
+def matrix_bytes(sizes: PagedSizes) -> int:
+    """Memory of a call's matrix."""
+    lines = sizes.num_requests if sizes.same_bias else sizes.num_rows
+    return 4 * lines * num_columns(sizes.max_keys)

@@ -16,8 +16,10 @@ from torch import Tensor
 from genrec_kernels import reference
 from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.current_device import on_device_of
+from genrec_kernels.cutlass.hstu_attention import reads_by_tma
 from genrec_kernels.cutlass.paged_hstu_attention import pays, unsupported
 from genrec_kernels.dispatch import Backend, choose_backend
+from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.triton.paged_plan import make_plan
 
@@ -119,18 +121,19 @@ def _paged_hstu_attention(
     bias = None
     if position is not None and time is not None and boundaries is not None:
         bias = RelativeBias(position, time, boundaries)
-    offered, lacking = _offered(
-        q,
-        kv_pages,
+    sizes = PagedSizes(
+        num_rows=q.shape[0],
         num_requests=row_offsets.shape[0] - 1,
+        num_heads=q.shape[1],
+        head_dim=q.shape[2],
+        page_size=kv_pages.shape[2],
+        dtype=q.dtype,
         max_new_rows=max_new_rows,
         max_keys=max_keys,
         has_bias=bias is not None,
         same_bias=same_bias,
     )
-    chosen = choose_backend(
-        "paged_hstu_attention", q.device, offered, forced=backend, lacking=lacking
-    )
+    chosen = _choose(sizes, q.device, kv_pages, forced=backend)
     if chosen == "reference" or q.shape[0] == 0 or row_offsets.shape[0] < 2:
         return reference.paged_hstu_attention(
             q, k, v, kv_pages=kv_pages, timestamp_pages=timestamp_pages, page_table=page_table,
@@ -144,22 +147,11 @@ def _paged_hstu_attention(
             q, k, v, kv_pages=kv_pages, timestamp_pages=timestamp_pages,
             page_table=contiguous_rows(page_table), row_offsets=row_offsets,
             key_limits=key_limits.contiguous(), timestamps=timestamps.contiguous(), alpha=alpha,
-            norm_length=norm_length, bias=bias, max_new_rows=max_new_rows, max_keys=max_keys,
-            same_bias=same_bias,
+            norm_length=norm_length, bias=bias, sizes=sizes,
         )  # fmt: skip
     from genrec_kernels.triton import paged_hstu_attention as kernels
 
-    plan = make_plan(
-        num_rows=q.shape[0],
-        num_requests=row_offsets.shape[0] - 1,
-        num_heads=q.shape[1],
-        head_dim=q.shape[2],
-        dtype=q.dtype,
-        max_new_rows=max_new_rows,
-        max_keys=max_keys,
-        page_size=kv_pages.shape[2],
-        **_gpu(q.device),
-    )
+    plan = make_plan(sizes, **_gpu(q.device))
     with on_device_of(q):
         return kernels.paged_hstu_attention(
             *(contiguous_rows(x) for x in (q, k, v)), kv_pages=kv_pages,
@@ -175,70 +167,47 @@ def _fake(q: Tensor, *_: object) -> Tensor:
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
-def kernel_kind(
-    *,
-    num_rows: int,
-    num_requests: int,
-    num_heads: int,
-    head_dim: int,
-    dtype: torch.dtype,
-    max_new_rows: int,
-    max_keys: int,
-    page_size: int,
-    device: torch.device,
-) -> Hashable:
+def kernel_kind(sizes: PagedSizes, device: torch.device) -> Hashable:
     """What a call of these sizes compiles: the first call of a kind takes seconds.
 
     Args:
-        num_rows, num_requests, num_heads, head_dim, page_size: R, B, H, D, S.
-        dtype: of q.
-        max_new_rows, max_keys: as in `paged_hstu_attention`.
+        sizes: of the call.
         device: of all tensors.
     """
-    plan = make_plan(
-        num_rows=num_rows,
-        num_requests=num_requests,
-        num_heads=num_heads,
-        head_dim=head_dim,
-        dtype=dtype,
-        max_new_rows=min(max_new_rows, num_rows),
-        max_keys=max_keys,
-        page_size=page_size,
-        **_gpu(device),
-    )
-    return plan.kind
+    chosen = _choose(sizes, device, None, forced=None)
+    if chosen == "triton":
+        return make_plan(sizes, **_gpu(device)).kind
+    return chosen, sizes.has_bias, sizes.same_bias
 
 
-def _offered(
-    q: Tensor,
-    kv_pages: Tensor,
-    *,
-    num_requests: int,
-    max_new_rows: int,
-    max_keys: int,
-    has_bias: bool,
-    same_bias: bool,
-) -> tuple[tuple[Backend, ...], dict[Backend, str]]:
-    """What can run a call, best first, and why the CUTLASS kernels can not."""
-    fits = q.dtype in DTYPES and kv_pages.dtype in DTYPES
-    if not fits or q.shape[2] > MAX_HEAD_DIM or kv_pages.stride(3) != 1:
-        problem = "the kernels need a dtype that they know and whole rows in the pages"
-        return ("reference",), {"triton": problem, "cutlass": problem}
-    lacking = unsupported(
-        q,
-        kv_pages,
-        num_requests=num_requests,
-        max_keys=max_keys,
-        has_bias=has_bias,
-        same_bias=same_bias,
-    )
-    if lacking is not None:
-        return ("triton", "reference"), {"cutlass": lacking}
-    if q.is_cuda and pays(
-        q, num_requests=num_requests, max_new_rows=max_new_rows, max_keys=max_keys
-    ):
-        return ("cutlass", "triton", "reference"), {}
-    return ("triton", "cutlass", "reference"), {}
+def _choose(
+    sizes: PagedSizes, device: torch.device, kv_pages: Tensor | None, *, forced: str | None
+) -> Backend:
+    """What runs a call.
+
+    Args:
+        kv_pages: None for such as the kernels read best.
+    """
+    offered: tuple[Backend, ...] = ("reference",)
+    lacking: dict[Backend, str] = {}
+    known = sizes.dtype in DTYPES and sizes.head_dim <= MAX_HEAD_DIM
+    if kv_pages is not None:
+        known = known and kv_pages.dtype in DTYPES and kv_pages.stride(3) == 1
+    if known:
+        offered = ("triton", "reference")
+        problem = unsupported(sizes)
+        if kv_pages is not None and (kv_pages.dtype != sizes.dtype or not reads_by_tma(kv_pages)):
+            problem = (
+                f"its kernels take pages of {sizes.dtype} with strides of multiples of 16 bytes, "
+                f"not of {kv_pages.dtype} with strides {kv_pages.stride()}"
+            )
+        if problem is not None:
+            lacking["cutlass"] = problem
+        elif device.type == "cuda" and pays(sizes, device):
+            offered = ("cutlass", *offered)
+        else:
+            offered = ("triton", "cutlass", "reference")
+    return choose_backend("paged_hstu_attention", device, offered, forced=forced, lacking=lacking)
 
 
 class _Gpu(TypedDict):

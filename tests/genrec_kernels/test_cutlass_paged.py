@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,12 +18,14 @@ from torch import Tensor
 pytest.importorskip("cutlass", reason="CuTe DSL (nvidia-cutlass-dsl) compiles the kernels")
 
 from genrec_kernels import reference
+from genrec_kernels.cutlass import paged_hstu_attention
 from genrec_kernels.cutlass.block_sizes import REGISTERS, WARP_GROUP
 from genrec_kernels.cutlass.build import BuiltKernel, compile_variant
 from genrec_kernels.cutlass.emulation import emulate
 from genrec_kernels.cutlass.paged_hstu_attention import MOST_BIAS_BYTES, unsupported
 from genrec_kernels.cutlass.parameters import paged_parameters
-from genrec_kernels.cutlass.variants import GROUP_ROWS, all_variants, paged_variant_of
+from genrec_kernels.cutlass.variants import all_variants, paged_variant_of
+from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.ptx_emulator import Kernel
 from genrec_kernels.ptx_emulator.program import PtxError
 from genrec_kernels.reference.paged_bias import paged_bias
@@ -47,17 +49,9 @@ def built(
     width: int = 64,
     bias: Bias = "none",
     element: Literal["bf16", "fp16"] = "bf16",
-    *,
-    short: bool = False,
 ) -> BuiltKernel:
     return compile_variant(
-        paged_variant_of(
-            element,
-            width,
-            bias=bias != "none",
-            same_bias=bias == "same",
-            max_new_rows=GROUP_ROWS if short else None,
-        )
+        paged_variant_of(element, width, bias=bias != "none", same_bias=bias == "same")
     )
 
 
@@ -171,11 +165,6 @@ def test_layouts(layout: list[tuple[int, int]], bias: Bias) -> None:
     assert_right(run(built(bias=bias), layout))
 
 
-@pytest.mark.parametrize("bias", ["none", "own", "same"])
-def test_few_rows(bias: Bias) -> None:
-    assert_right(run(built(bias=bias, short=True), [(100, 64), (129, 3), (0, 1)], splits=2))
-
-
 @pytest.mark.parametrize("bias", ["own", "same"])
 @pytest.mark.parametrize("width", [128, 256])
 def test_widths(width: int, bias: Bias) -> None:
@@ -245,18 +234,54 @@ def test_registers_of_a_block_suffice() -> None:
         assert WARP_GROUP * (loading + variant.groups * computing) <= given, variant.name
 
 
-def test_what_the_kernels_do_not_take() -> None:
-    def problem(
-        *, dtype: torch.dtype = torch.bfloat16, width: int = 64, page: int = 64, rows: int = 8
-    ) -> str | None:
-        q = torch.empty(rows, 2, width, dtype=dtype)
-        pages = torch.empty(3, 2, page, 2 * width, dtype=dtype)
-        return unsupported(q, pages, num_requests=1, max_keys=2048, has_bias=True, same_bias=False)
+SIZES = PagedSizes(
+    num_rows=3200,
+    num_requests=32,
+    num_heads=16,
+    head_dim=64,
+    page_size=64,
+    dtype=torch.bfloat16,
+    max_new_rows=100,
+    max_keys=2048,
+    has_bias=True,
+    same_bias=True,
+)
 
-    assert problem() is None
-    assert "heads of 64, 128, 256" in str(problem(width=32))
-    assert "bfloat16 and float16" in str(problem(dtype=torch.float32))
-    assert "pages of a multiple of 64 rows" in str(problem(page=48))
-    most = MOST_BIAS_BYTES // (4 * 2048)
-    assert problem(rows=most) is None
-    assert "would take 128 MiB, more than 128" in str(problem(rows=most + 1))
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({}, None),
+        ({"head_dim": 32}, "heads of 64, 128, 256"),
+        ({"dtype": torch.float32}, "bfloat16 and float16"),
+        ({"page_size": 48}, "pages of a multiple of 64 rows, not of 48"),
+        ({"same_bias": False, "num_rows": MOST_BIAS_BYTES // 8192}, None),
+        (
+            {"same_bias": False, "num_rows": MOST_BIAS_BYTES // 8192 + 1},
+            "would take 128 MiB, more than 128",
+        ),
+        ({"same_bias": False, "has_bias": False, "num_rows": 10**6}, None),
+    ],
+)
+def test_what_the_kernels_do_not_take(change: dict[str, Any], problem: str | None) -> None:
+    found = unsupported(replace(SIZES, **change))
+    assert (found is None) == (problem is None)
+    assert (problem or "") in (found or "")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"max_new_rows": 64}, False),  # few candidates
+        ({"max_new_rows": 64, "same_bias": False}, True),
+        ({"max_new_rows": 16, "same_bias": False}, False),
+        ({"num_requests": 1, "num_rows": 100}, False),  # one request is cut into parts
+        ({"num_requests": 1, "num_rows": 100, "same_bias": False}, True),
+    ],
+)
+def test_when_they_are_faster(
+    change: dict[str, Any], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged_hstu_attention, "multiprocessors", lambda _: 132)
+    assert paged_hstu_attention.pays(replace(SIZES, **change), torch.device("cuda")) is expected

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.triton.paged_plan import PagedPlan, choose_splits, choose_tile, make_plan
 
 H200 = {"multiprocessors": 132, "shared_memory": 227 * 1024, "tma": True}
-SHAPE = {"num_heads": 4, "head_dim": 128, "dtype": torch.bfloat16, "page_size": 64}
+SIZES = PagedSizes(
+    num_rows=512,
+    num_requests=32,
+    num_heads=4,
+    head_dim=128,
+    page_size=64,
+    dtype=torch.bfloat16,
+    max_new_rows=512,
+    max_keys=8192,
+    has_bias=True,
+    same_bias=False,
+)
 
 
 def plan(**changes: object) -> PagedPlan:
-    defaults = {"num_rows": 512, "num_requests": 32, "max_new_rows": 512, "max_keys": 8192}
-    return make_plan(**{**defaults, **SHAPE, **H200, **changes})
+    return make_plan(replace(SIZES, **changes), **H200)
 
 
 @pytest.mark.parametrize(("programs", "keys"), [(128, 8192), (1, 10**6), (500, 4096), (7, 300)])

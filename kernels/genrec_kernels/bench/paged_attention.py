@@ -32,11 +32,10 @@ from genrec_kernels.bench.paged_measure import (
     time_graph,
 )
 from genrec_kernels.bench.records import RECORDS
-from genrec_kernels.cutlass.paged_hstu_attention import MOST_BIAS_BYTES
-from genrec_kernels.cutlass.variants import ELEMENTS, PAGE_KEYS
+from genrec_kernels.cutlass.paged_hstu_attention import unsupported
 from genrec_kernels.dispatch import Backend
-from genrec_kernels.paged_bias import matrix_bytes
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
+from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 
 YEAR = 365 * 86_400
@@ -250,14 +249,19 @@ def shapes() -> list[Shape]:
 
 def takes(shape: Shape) -> bool:
     """Whether the CUTLASS kernels do."""
-    matrix = matrix_bytes(
+    sizes = PagedSizes(
         num_rows=shape.batch * shape.new,
         num_requests=shape.batch,
+        num_heads=shape.heads,
+        head_dim=shape.width,
+        page_size=shape.page,
+        dtype=shape.dtype,
+        max_new_rows=shape.new,
         max_keys=shape.cached,
+        has_bias=shape.with_bias,
         same_bias=not shape.causal,
     )
-    fits = shape.page % PAGE_KEYS == 0 and shape.dtype in ELEMENTS
-    return fits and (not shape.with_bias or matrix <= MOST_BIAS_BYTES)
+    return unsupported(sizes) is None
 
 
 def main() -> None:

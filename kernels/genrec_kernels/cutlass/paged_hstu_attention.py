@@ -13,7 +13,7 @@ from torch import Tensor
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.cutlass.block_sizes import MOST_SEQUENCES
 from genrec_kernels.cutlass.claims import claim_counter
-from genrec_kernels.cutlass.hstu_attention import L2_BYTES, for_tma, multiprocessors, reads_by_tma
+from genrec_kernels.cutlass.hstu_attention import L2_BYTES, for_tma, multiprocessors
 from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels, launch
 from genrec_kernels.cutlass.parameters import paged_parameters
 from genrec_kernels.cutlass.variants import (
@@ -24,60 +24,55 @@ from genrec_kernels.cutlass.variants import (
     paged_variant_of,
 )
 from genrec_kernels.paged_bias import matrix_bytes
+from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.relative_bias import RelativeBias
-from genrec_kernels.triton.paged_plan import choose_splits
+from genrec_kernels.triton.paged_plan import MOST_SPLITS, choose_splits
 
 #: Most memory that a layer's bias matrix may take.
 MOST_BIAS_BYTES = 128 * 2**20
-#: New rows of a request for which Triton's tiles of 16 and 32 rows are better.
-FEW_ROWS = 32
+#: New rows of a request for which Triton's tiles of 16 to 64 rows are better, measured on an H200:
+#: where rows have a bias of their own, and else.
+_FEW_ROWS = {True: 32, False: 64}
+#: Elements of an output that one program adds the parts of, and parts that it can add.
+_SUM_BLOCK = 64
 
 
-def unsupported(
-    q: Tensor,
-    kv_pages: Tensor,
-    *,
-    num_requests: int,
-    max_keys: int,
-    has_bias: bool,
-    same_bias: bool,
-) -> str | None:
-    """Why no compiled kernel takes these inputs, whatever the GPU; None if one does."""
-    width, page_size = q.shape[2], kv_pages.shape[2]
-    if q.dtype not in ELEMENTS or kv_pages.dtype != q.dtype or width not in WIDTHS:
+def unsupported(sizes: PagedSizes) -> str | None:
+    """Why no compiled kernel takes a call of these sizes, whatever the GPU; None if one does."""
+    if sizes.dtype not in ELEMENTS or sizes.head_dim not in WIDTHS:
         return (
-            f"its kernels take bfloat16 and float16, rows and pages alike, and heads of "
-            f"{', '.join(map(str, WIDTHS))}, not {q.dtype} and {kv_pages.dtype} of {width}"
+            "its kernels take bfloat16 and float16, and heads of "
+            f"{', '.join(map(str, WIDTHS))}, not {sizes.dtype} of {sizes.head_dim}"
         )
-    if page_size % PAGE_KEYS or not reads_by_tma(kv_pages):
+    if sizes.page_size % PAGE_KEYS:
+        return f"its kernels take pages of a multiple of {PAGE_KEYS} rows, not of {sizes.page_size}"
+    needed = matrix_bytes(sizes) if sizes.has_bias else 0
+    if needed > MOST_BIAS_BYTES:
         return (
-            f"its kernels take pages of a multiple of {PAGE_KEYS} rows whose strides are "
-            f"multiples of 16 bytes, not of {page_size} rows with strides {kv_pages.stride()}"
-        )
-    needed = matrix_bytes(
-        num_rows=q.shape[0], num_requests=num_requests, max_keys=max_keys, same_bias=same_bias
-    )
-    if has_bias and needed > MOST_BIAS_BYTES:
-        return (
-            f"the bias of {q.shape[0]} rows on up to {max_keys} keys would take "
+            f"the bias of {sizes.num_rows} rows on up to {sizes.max_keys} keys would take "
             f"{needed >> 20} MiB, more than {MOST_BIAS_BYTES >> 20}"
         )
     return None
 
 
-def pays(q: Tensor, *, num_requests: int, max_new_rows: int, max_keys: int) -> bool:
+def pays(sizes: PagedSizes, device: torch.device) -> bool:
     """Whether a call of these sizes is faster than in Triton, as measured on an H200.
 
-    Few rows are bound by memory, and where keys are cut into parts, what adds these up is started
-    later than Triton can start it.
+    Triton's smaller tiles are better for few rows, and where few rows in all have to be split:
+    what adds the parts up is started later here than Triton can start it. But Triton finds the
+    bias of rows that each have their own once for every head.
     """
-    if max_new_rows <= FEW_ROWS:
+    if sizes.max_new_rows <= _FEW_ROWS[sizes.own_bias]:
         return False
-    variant = paged_variant_of(
-        "bf16", q.shape[2], bias=False, same_bias=False, max_new_rows=max_new_rows
+    variant = _variant_of(sizes)
+    blocks = sizes.tiles(variant.rows) * sizes.num_heads
+    return sizes.own_bias or 4 * blocks > multiprocessors(device) * variant.resident
+
+
+def _variant_of(sizes: PagedSizes) -> AttentionVariant:
+    return paged_variant_of(
+        ELEMENTS[sizes.dtype], sizes.head_dim, bias=sizes.has_bias, same_bias=sizes.same_bias
     )
-    plan = _plan(variant, q, num_requests, max_new_rows, max_keys)
-    return plan.splits == 1
 
 
 class _Plan(NamedTuple):
@@ -93,19 +88,18 @@ class _Plan(NamedTuple):
     group: int
 
 
-def _plan(
-    variant: AttentionVariant, q: Tensor, num_requests: int, max_new_rows: int, max_keys: int
-) -> _Plan:
-    num_rows, num_heads, width = q.shape
-    tiles_per_request = -(-max(max_new_rows, 1) // variant.rows)
-    tiles = min(num_requests * tiles_per_request, num_rows // variant.rows + num_requests)
-    slots = multiprocessors(q.device) * variant.resident
-    splits = choose_splits(tiles * num_heads, slots, max_keys)
-    group = min(num_requests, MOST_SEQUENCES)
-    if tiles_per_request > 1:  # whose keys are read again, from the L2 cache if they are there
-        request_bytes = max_keys * num_heads * 2 * width * q.element_size()
-        group = min(group, max(L2_BYTES // max(request_bytes, 1), 1))
-    return _Plan(min(slots, tiles * num_heads * splits), splits, group)
+def _plan(variant: AttentionVariant, sizes: PagedSizes, device: torch.device) -> _Plan:
+    parts = sizes.tiles(variant.rows) * sizes.num_heads
+    slots = multiprocessors(device) * variant.resident
+    # Writing and adding parts costs more than multiprocessors that idle, if at most half do.
+    splits = 1 if 2 * parts > slots else choose_splits(parts, slots, sizes.max_keys)
+    group = min(sizes.num_requests, MOST_SEQUENCES)
+    if sizes.max_new_rows > variant.rows:
+        # A request's keys are read again for other rows: from the L2 cache, if they are there.
+        element = torch.finfo(sizes.dtype).bits // 8
+        request = sizes.max_keys * sizes.num_heads * 2 * sizes.head_dim * element
+        group = min(group, max(L2_BYTES // max(request, 1), 1))
+    return _Plan(min(slots, parts * splits), splits, group)
 
 
 def paged_hstu_attention(
@@ -122,37 +116,27 @@ def paged_hstu_attention(
     alpha: float,
     norm_length: int,
     bias: RelativeBias | None,
-    max_new_rows: int,
-    max_keys: int,
-    same_bias: bool,
+    sizes: PagedSizes,
     kernel: CompiledKernel | None = None,
 ) -> Tensor:
-    """As `genrec_kernels.paged_hstu_attention`, for inputs that are not `unsupported`.
+    """As `genrec_kernels.paged_hstu_attention`, for sizes that are not `unsupported`.
 
     Args:
+        sizes: of this call.
         kernel: instead of the one for these inputs, for tuning.
     """
     from genrec_kernels.triton.paged_bias import paged_bias
     from genrec_kernels.triton.paged_hstu_attention import add_parts
 
     num_rows, num_heads, width = q.shape
-    num_requests = row_offsets.shape[0] - 1
-    if kernel is None:
-        variant = paged_variant_of(
-            ELEMENTS[q.dtype],
-            width,
-            bias=bias is not None,
-            same_bias=same_bias,
-            max_new_rows=max_new_rows,
-        )
-        kernel = compiled_kernels()[variant.name]
+    kernel = kernel or compiled_kernels()[_variant_of(sizes).name]
     variant = kernel.variant
-    plan = _plan(variant, q, num_requests, max_new_rows, max_keys)
+    plan = _plan(variant, sizes, q.device)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     partial = out
     if plan.splits > 1:
-        sizes = (plan.splits * num_rows * num_heads, width)
-        partial = torch.empty(sizes, dtype=torch.float32, device=q.device)
+        parts = (plan.splits * num_rows * num_heads, width)
+        partial = torch.empty(parts, dtype=torch.float32, device=q.device)
     page_table, row_offsets = page_table.int(), row_offsets.int().contiguous()
     with on_device_of(q):
         made = None
@@ -164,7 +148,7 @@ def paged_hstu_attention(
                 row_offsets=row_offsets,
                 key_limits=key_limits,
                 timestamps=timestamps,
-                max_keys=max_keys,
+                max_keys=sizes.max_keys,
                 same_bias=variant.same_bias,
                 scale=1 / alpha,
             )
@@ -188,5 +172,5 @@ def paged_hstu_attention(
         )
         launch(kernel, parameters, blocks=plan.blocks, device=q.device)
         if plan.splits > 1:
-            add_parts(partial, out, plan.splits)
+            add_parts(partial, out, plan.splits, block=_SUM_BLOCK, most=MOST_SPLITS)
     return out

@@ -24,7 +24,7 @@ class AttentionVariant:
         width: width of a head, of keys and of values: 64, 128 or 256.
         bias: whether scores get a position and time bias.
         window: whether rows see only their last `window` keys.
-        short: whether it is for short sequences, or few new rows.
+        short: whether it is for short sequences.
         groups: computing warp groups of a block, `GROUP_ROWS` query rows each.
         keys: keys of a tile.
         stages: tiles of keys, and of values, in shared memory at once.
@@ -76,10 +76,10 @@ SHORT_ROWS = 2048
 _TILES = {64: (3, 128, 2, 1), 128: (3, 64, 3, 1), 256: (2, 64, 2, 1)}
 _SHORT_TILES = {64: (1, 64, 2, 3)}
 _BIAS_TILES = _TILES | {64: (3, 64, 4, 1)}
-#: Two warp groups have the 100 to 256 candidates of a request in few tiles; short ones are for
-#: requests of at most `GROUP_ROWS` new rows.
+#: Of paged variants: two warp groups have the 100 to 256 candidates of a request in few tiles. Rows
+#: that each have a bias of their own load it, which more and smaller blocks hide better.
 _PAGED_TILES = {64: (2, 64, 6, 1), 128: (2, 64, 4, 1), 256: (2, 64, 2, 1)}
-_SHORT_PAGED_TILES = {64: (1, 64, 3, 3)}
+_OWN_BIAS_PAGED_TILES = _PAGED_TILES | {64: (1, 64, 3, 3)}
 WIDTHS = tuple(_TILES)
 #: Keys of a tile of paged variants: a page holds a multiple of it.
 PAGE_KEYS = 64
@@ -106,22 +106,17 @@ def variant_of(
 
 
 def paged_variant_of(
-    element: Element,
-    width: int,
-    *,
-    bias: bool,
-    same_bias: bool,
-    max_new_rows: int | None = None,
+    element: Element, width: int, *, bias: bool, same_bias: bool
 ) -> AttentionVariant:
-    """The paged variant for requests of at most `max_new_rows` new rows; None for many."""
-    short = max_new_rows is not None and max_new_rows <= GROUP_ROWS and width in _SHORT_PAGED_TILES
-    groups, keys, stages, resident = (_SHORT_PAGED_TILES if short else _PAGED_TILES)[width]
+    """The paged variant; `same_bias` says nothing without a bias."""
+    tiles = _OWN_BIAS_PAGED_TILES if bias and not same_bias else _PAGED_TILES
+    groups, keys, stages, resident = tiles[width]
     return AttentionVariant(
         element=element,
         width=width,
         bias=bias,
         window=False,
-        short=short,
+        short=False,
         groups=groups,
         keys=keys,
         stages=stages,
@@ -140,12 +135,9 @@ def all_variants() -> list[AttentionVariant]:
         )
     ]
     found += [
-        paged_variant_of(element, width, bias=bias, same_bias=same_bias, max_new_rows=new_rows)
-        for element, width, (bias, same_bias), new_rows in product(
-            ELEMENTS.values(),
-            WIDTHS,
-            ((False, False), (True, False), (True, True)),
-            (None, GROUP_ROWS),
+        paged_variant_of(element, width, bias=bias, same_bias=same_bias)
+        for element, width, (bias, same_bias) in product(
+            ELEMENTS.values(), WIDTHS, ((False, False), (True, False), (True, True))
         )
     ]
     return list(dict.fromkeys(found))

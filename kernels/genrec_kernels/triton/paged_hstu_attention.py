@@ -128,20 +128,29 @@ def paged_hstu_attention(
         STAGES=plan.num_stages, num_warps=plan.num_warps,
     )  # fmt: skip
     if splits > 1:
-        add_parts(target, out, splits, early=plan.tma)
+        add_parts(target, out, splits, most=triton.next_power_of_2(splits), early=plan.tma)
     return out
 
 
-def add_parts(partial: Tensor, out: Tensor, splits: int, *, early: bool = False) -> None:
+def add_parts(
+    partial: Tensor,
+    out: Tensor,
+    splits: int,
+    *,
+    most: int,
+    block: int = SUM_BLOCK,
+    early: bool = False,
+) -> None:
     """Add what each part of the keys gave, always in the same order.
 
     Args:
         partial: float32, `splits` times as many elements as `out`.
         out: to [R, H, D].
+        most: parts that a program can add, a power of 2 (for each it is compiled).
+        block: elements of one program.
         early: the kernel before lets this one be set up while it runs (sm_90).
     """
-    sum_splits[(triton.cdiv(out.numel(), SUM_BLOCK),)](
+    sum_splits[(triton.cdiv(out.numel(), block),)](
         partial, out, out.numel(), splits,
-        BLOCK=SUM_BLOCK, BLOCK_SPLITS=triton.next_power_of_2(splits), PDL=early,
-        num_warps=4, launch_pdl=early,
+        BLOCK=block, BLOCK_SPLITS=most, PDL=early, num_warps=4, launch_pdl=early,
     )  # fmt: skip

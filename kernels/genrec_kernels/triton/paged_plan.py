@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from genrec_kernels.paged_sizes import PagedSizes
+
 #: Keys below which a further split costs more than it brings.
 SHORTEST_SPLIT = 256
 #: Most parts that the keys of one tile are cut into.
@@ -107,52 +109,36 @@ def choose_splits(programs: int, slots: int, max_keys: int) -> int:
 
 
 def make_plan(
-    *,
-    num_rows: int,
-    num_requests: int,
-    num_heads: int,
-    head_dim: int,
-    dtype: torch.dtype,
-    max_new_rows: int,
-    max_keys: int,
-    page_size: int,
-    multiprocessors: int,
-    shared_memory: int,
-    tma: bool,
+    sizes: PagedSizes, *, multiprocessors: int, shared_memory: int, tma: bool
 ) -> PagedPlan:
     """Cut a call up.
 
     Args:
-        num_rows: R.
-        num_requests: B.
-        num_heads: H.
-        head_dim: D.
-        dtype: of q.
-        max_new_rows: most new rows of one request (R if unknown).
-        max_keys: most keys that a row sees.
-        page_size: S.
+        sizes: of the call.
         multiprocessors: of the GPU.
         shared_memory: bytes of it that one program may have.
         tma: whether the GPU has the tensor memory accelerator.
     """
-    max_new_rows = max(1, max_new_rows)
-    rows_per_request = min(max_new_rows, -(-num_rows // num_requests))
-    tma = tma and page_size % 64 == 0 and dtype != torch.float32
-    tile = choose_tile(rows_per_request, head_dim, dtype, tma=tma, shared_memory=shared_memory)
+    max_new_rows = max(1, sizes.max_new_rows)
+    rows_per_request = min(max_new_rows, -(-sizes.num_rows // sizes.num_requests))
+    tma = tma and sizes.page_size % 64 == 0 and sizes.dtype != torch.float32
+    tile = choose_tile(
+        rows_per_request, sizes.head_dim, sizes.dtype, tma=tma, shared_memory=shared_memory
+    )
     tiles_per_request = -(-max_new_rows // tile.rows)
-    rectangular = num_requests * tiles_per_request
-    packed = num_rows // tile.rows + num_requests
-    num_tiles = min(rectangular, packed)
-    splits = choose_splits(num_tiles * num_heads, multiprocessors * tile.resident, max_keys)
+    num_tiles = sizes.tiles(tile.rows)
+    splits = choose_splits(
+        num_tiles * sizes.num_heads, multiprocessors * tile.resident, sizes.max_keys
+    )
     return PagedPlan(
         block_rows=tile.rows,
         block_keys=tile.keys,
         num_warps=tile.warps,
         num_stages=tile.stages,
         num_tiles=num_tiles,
-        packed=packed < rectangular,
+        packed=num_tiles < sizes.num_requests * tiles_per_request,
         tiles_per_request=tiles_per_request,
         num_splits=splits,
-        max_keys=max(1, max_keys),
+        max_keys=max(1, sizes.max_keys),
         tma=tma,
     )

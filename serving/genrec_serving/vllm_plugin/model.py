@@ -19,6 +19,7 @@ from vllm.forward_context import get_forward_context
 
 from genrec_cache.stored_matrix import StoredMatrix
 from genrec_kernels.paged_hstu_attention import kernel_kind
+from genrec_kernels.paged_sizes import PagedSizes
 from genrec_model.features.reserved import NO_ACTION
 from genrec_model.hstu import HSTU
 from genrec_model.hstu.layer import HSTULayer
@@ -169,17 +170,19 @@ class GenrecHSTU(nn.Module):
 
     def _kernel_kind(self, size: PassSize) -> Hashable:
         heads, page_rows, columns = next(iter(self._paged.values())).pages.shape[1:]
-        return kernel_kind(
+        sizes = PagedSizes(
             num_rows=size.rows,
             num_requests=size.requests,
             num_heads=heads,
             head_dim=columns // 2,
+            page_size=page_rows,
             dtype=self.compute.dtype,
             max_new_rows=size.new_rows,
             max_keys=self.config.max_rows,
-            page_size=page_rows,
-            device=self.timestamps.times.device,
+            has_bias=any(layer.bias is not None for layer in self._paged),
+            same_bias=not size.writes,
         )
+        return kernel_kind(sizes, self.timestamps.times.device)
 
     def _run(self, inputs: PassInputs) -> Tensor:
         """Hidden rows [R, W] of one pass; those with slots leave their keys and values there."""
