@@ -139,10 +139,13 @@ class FrontServer:
             await asyncio.sleep(BEAT_S / 10)
         handed.setblocking(False)
         asyncio.get_running_loop().add_reader(handed, self._adopt, handed, http)
-        # All that was imported stays: it need not be looked through again and again.
-        gc.collect()
-        gc.freeze()
+        frozen = False
         while True:
+            if model.ready and not frozen:
+                # All that there is now stays: it need not be looked through again and again.
+                gc.collect()
+                gc.freeze()
+                frozen = True
             self._channel.send(Beat(http.connections, self._adopted, bool(model.ready)))
             await asyncio.sleep(BEAT_S)
 

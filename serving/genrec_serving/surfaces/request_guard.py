@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from opentelemetry.trace import INVALID_SPAN, Span
@@ -155,7 +155,9 @@ class RequestGuard:
 
     async def _pass_on(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Let the application answer, and stop it when nobody waits for that any more."""
-        given = False
+        given = hung_up = False
+        answering = asyncio.current_task()
+        assert answering is not None
 
         async def receive_body() -> Message:
             nonlocal given
@@ -164,20 +166,22 @@ class RequestGuard:
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        answering = asyncio.ensure_future(self._app(scope, receive_body, send))
-        # All of the body was read, so that the next message is that the client is gone.
-        gone = asyncio.ensure_future(receive())
-        try:
-            await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                answering.cancel()
-                with suppress(asyncio.CancelledError):
-                    await answering
-                return
-            await answering
-        finally:
+        async def listen() -> None:
+            # All of the body was read, so that the next message is that the client is gone.
+            nonlocal hung_up
+            await receive()
+            hung_up = True
             answering.cancel()
-            gone.cancel()
+
+        listening = asyncio.ensure_future(listen())
+        try:
+            await self._app(scope, receive_body, send)
+        except asyncio.CancelledError:
+            # Unless somebody else wants this to end, too.
+            if not hung_up or answering.uncancel():
+                raise
+        finally:
+            listening.cancel()
 
 
 def _request_span(scope: Scope, context: RequestContext) -> AbstractContextManager[Span]:

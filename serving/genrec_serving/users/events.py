@@ -59,19 +59,39 @@ class UserState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     hides_base: bool = False
 
     def extends(self, before: UserState) -> bool:
-        """Whether this is `before` with further events after its last one.
-
-        As events are never changed, the first and the last one of `before` in their places say so,
-        where they are the same objects; False where that is not known.
-        """
-        n = len(before.events)
+        """Whether this is `before` with further events after its last one, so far as is known."""
         return (
-            0 < n < len(self.events)
+            bool(before.events)
             and self.horizon == before.horizon
             and self.hides_base == before.hides_base
-            and self.events[0] is before.events[0]
-            and self.events[n - 1] is before.events[n - 1]
+            and mark_of(before).is_beginning_of(self.events)
         )
+
+
+class Mark(NamedTuple):
+    """What a state's events are known by again, without keeping them all.
+
+    first, last: of its events.
+    size: how many they are.
+    """
+
+    first: UserEvent
+    last: UserEvent
+    size: int
+
+    def is_beginning_of(self, events: Sequence[UserEvent]) -> bool:
+        """Whether these are the events with further ones after the last; False where not known.
+
+        Events are never changed, leave only at the front and come in order: so the same objects in
+        the same places say that nothing came between, and that nothing left.
+        """
+        n = self.size
+        return n < len(events) and events[0] is self.first and events[n - 1] is self.last
+
+
+def mark_of(state: UserState) -> Mark:
+    """Of a state with events."""
+    return Mark(state.events[0], state.events[-1], len(state.events))
 
 
 class Appended(NamedTuple):

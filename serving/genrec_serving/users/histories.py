@@ -17,8 +17,10 @@ from genrec_serving.users.events import (
     MAX_APPEND,
     MAX_ID_LENGTH,
     Kept,
+    Mark,
     UserEvent,
     UserState,
+    mark_of,
 )
 from genrec_serving.users.store import HistoryStore
 
@@ -41,14 +43,12 @@ class _Indexed(NamedTuple):
     """A history in the model's indices.
 
     tag: of the state that it was made from.
-    first, last, appended: the first and the last event of that state, and how many it has.
+    mark: of its events.
     """
 
     tag: str
     history: IndexedHistory
-    first: UserEvent
-    last: UserEvent
-    appended: int
+    mark: Mark
 
 
 class UserHistories:
@@ -188,16 +188,14 @@ class UserHistories:
             base = None if state.hides_base else self._from_base(user_id)
             history = self._encoded(events)
             history = history if base is None else base.merged(history)
-        self._keep(user, _Indexed(state.tag, history, events[0], events[-1], len(events)))
+        self._keep(user, _Indexed(state.tag, history, mark_of(state)))
         return history
 
     def _extended(self, found: _Indexed, state: UserState) -> IndexedHistory | None:
         """The history with the events after those that it has; None where these changed."""
-        events, n = state.events, found.appended
-        # The same objects in the same places: nothing came between, and nothing left.
-        if not (n < len(events) and events[0] is found.first and events[n - 1] is found.last):
+        if not found.mark.is_beginning_of(state.events):
             return None
-        fresh = self._encoded(events[n:])
+        fresh = self._encoded(state.events[found.mark.size :])
         if len(found.history) and fresh.timestamps[0] < found.history.timestamps[-1]:
             return None  # the data set has later ones
         return found.history.followed_by(fresh)

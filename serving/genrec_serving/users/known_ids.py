@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import NamedTuple
 
-from genrec_serving.users.events import UserState, ids_of
+from genrec_serving.users.events import Mark, UserState, ids_of, mark_of
 
 #: Ids of all users that are remembered, some 60 bytes each.
 MAX_IDS = 1_000_000
+
+
+class _Known(NamedTuple):
+    """The ids of a state's events."""
+
+    tag: str
+    mark: Mark
+    ids: set[str]
 
 
 class KnownIds:
@@ -20,21 +29,35 @@ class KnownIds:
     def __init__(self, most: int = MAX_IDS) -> None:
         self._most = most
         self._count = 0
-        self._of: OrderedDict[str, tuple[str, set[str]]] = OrderedDict()
+        self._of: OrderedDict[str, _Known] = OrderedDict()
 
     def take(self, user: str, state: UserState | None) -> set[str]:
         """Ids of a state's events; they are the caller's now."""
+        found = self._forget(user)
         if state is None:
             return set()
-        tag, known = self._of.pop(user, ("", set()))
-        self._count -= len(known)
-        return known if tag == state.tag else ids_of(state)
+        if found is None:
+            return ids_of(state)
+        if found.tag == state.tag:
+            return found.ids
+        if not found.mark.is_beginning_of(state.events):
+            return ids_of(state)
+        # Another process appended some.
+        found.ids.update(event.event_id for event in state.events[found.mark.size :])
+        return found.ids
 
     def keep(self, user: str, state: UserState, known: set[str]) -> None:
         """Remember the ids of a state; they are not the caller's any more."""
-        self._count -= len(self._of.pop(user, ("", ()))[1])
-        self._of[user] = state.tag, known
+        self._forget(user)
+        if not state.events:
+            return
+        self._of[user] = _Known(state.tag, mark_of(state), known)
         self._count += len(known)
         while self._count > self._most and len(self._of) > 1:
-            _, (_, dropped) = self._of.popitem(last=False)
-            self._count -= len(dropped)
+            self._forget(next(iter(self._of)))
+
+    def _forget(self, user: str) -> _Known | None:
+        found = self._of.pop(user, None)
+        if found is not None:
+            self._count -= len(found.ids)
+        return found

@@ -159,10 +159,31 @@ def test_known_ids_are_those_of_the_state() -> None:
     for step in range(200):
         known = ids.take("1", state)
         state, _ = merge(state, [event(3 * step + i) for i in range(4)], limit=LIMIT, known=known)
-        ids.keep("1", state, known)
         assert known == ids_of(state)
-    ids.keep("2", UserState("t"), set("abc"))
-    assert ids.take("2", UserState("another")) == set()
-    ids.keep("3", UserState("t"), {f"{i}" for i in range(500)})
-    assert len(ids._of) == 1, "those of the least recent user are dropped"
+        ids.keep("1", state, known)
+        if step % 3 == 0:  # another process appends
+            state, _ = merge(state, [event(3 * step + 5)], limit=LIMIT)
     assert ids.take("1", state) == ids_of(state)
+
+
+def test_ids_of_a_transaction_that_failed_are_not_taken_for_known() -> None:
+    """The state that the ids were kept for is not the one that is there."""
+    ids = KnownIds()
+    before, _ = merge(None, [event(1), event(2)], limit=LIMIT)
+    known = ids.take("1", before)
+    lost, _ = merge(before, [event(3)], limit=LIMIT, known=known)
+    ids.keep("1", lost, known)
+    assert ids.take("1", before) == {"e1", "e2"}
+    ids.keep("1", lost, ids_of(lost))
+    other, _ = merge(before, [event(4), event(5)], limit=LIMIT)
+    assert ids.take("1", other) == {"e1", "e2", "e4", "e5"}
+
+
+def test_the_ids_of_the_least_recent_are_dropped() -> None:
+    ids = KnownIds(most=600)
+    states = [merge(None, [event(i) for i in range(n)], limit=LIMIT)[0] for n in (300, 200, 400)]
+    for user, state in zip("abc", states, strict=True):
+        ids.keep(user, state, ids_of(state))
+    assert list(ids._of) == ["b", "c"]
+    ids.keep("c", UserState("t"), set())
+    assert (list(ids._of), ids._count) == (["b"], 200)
