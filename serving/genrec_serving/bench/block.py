@@ -162,7 +162,7 @@ def main() -> None:
                 reference_ms, _ = measure(block.run, graph=False)
             p50, p95 = measure(block.run)
             record = Record(
-                **where_and_when(options.commit), case=case.name, backend="triton",
+                **where_and_when(options.commit), case=case.name, backend="kernels",
                 dtype="bfloat16", p50_ms=p50, p95_ms=p95, rate=batch / p50 * 1e3,
                 unit="requests/s", reference="plain PyTorch eager",
                 reference_ms=reference_ms, error=error,
