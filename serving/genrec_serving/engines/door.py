@@ -25,7 +25,7 @@ from genrec_serving.engines.wire import Ask, Reply
 
 logger = logging.getLogger(__name__)
 
-_MOST_READ = 1 << 20
+_MOST_READ = 1 << 18
 _BACKLOG = 64
 
 

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -38,8 +38,11 @@ _TAG = """
 SELECT coalesce((SELECT tag FROM additions WHERE id = users.id AND base = users.tag
                  ORDER BY number DESC LIMIT 1), tag) FROM users WHERE id = ?
 """
+#: One question, as each costs a turn at Python's lock: of the state, and additions after a number.
 _ADDED = """
-SELECT number, tag, events FROM additions WHERE id = ? AND base = ? AND number > ? ORDER BY number
+SELECT users.tag, number, additions.tag, events FROM users
+LEFT JOIN additions ON additions.id = users.id AND base = users.tag AND number > ?
+WHERE users.id = ? ORDER BY number
 """
 #: After as many additions the state is written anew.
 MAX_ADDITIONS = 64
@@ -95,21 +98,23 @@ class States:
         Raises:
             StoreError: it cannot be read.
         """
-        row = connection.execute("SELECT tag FROM users WHERE id = ?", (user,)).fetchone()
-        if row is None:
-            return None
         with self._lock:
             held = self._known.get(user)
-        if held is None or held.base != row[0]:
+        rows = self._added(connection, user, 0 if held is None else held.number)
+        if not rows:
+            return None
+        base = rows[0][0]
+        if held is None or held.base != base:
+            if held is not None and held.number:
+                rows = self._added(connection, user, 0)
             found = connection.execute("SELECT state FROM users WHERE id = ?", (user,)).fetchone()
-            held = Held(row[0], 0, self._decode(found[0]))
-        additions = connection.execute(_ADDED, (user, held.base, held.number)).fetchall()
-        if additions:
+            held = Held(base, 0, self._decode(found[0]))
+        _, number, tag, some = rows[-1]
+        if some is not None:
             try:
-                fresh = [event for _, _, some in additions for event in self._decode_events(some)]
+                fresh = [event for row in rows for event in self._decode_events(row[3])]
             except msgspec.MsgspecError as error:
                 raise StoreError(f"user store sqlite: events cannot be read ({error})") from error
-            number, tag, _ = additions[-1]
             events = (*held.state.events, *fresh)
             state = msgspec.structs.replace(held.state, tag=tag, events=events)
             held = Held(held.base, number, state)
@@ -163,6 +168,10 @@ class States:
             while self._num_events > self._most and len(self._known) > 1:
                 _, dropped = self._known.popitem(last=False)
                 self._num_events -= len(dropped.state.events)
+
+    @staticmethod
+    def _added(connection: sqlite3.Connection, user: str, number: int) -> list[Any]:
+        return connection.execute(_ADDED, (number, user)).fetchall()
 
     @staticmethod
     def _forget_additions(connection: sqlite3.Connection, user: str) -> None:

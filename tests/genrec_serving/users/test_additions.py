@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from genrec_model.errors import StoreError
 from genrec_serving.histories import ParquetHistories
 from genrec_serving.users.events import UserState, ids_of, merge
 from genrec_serving.users.histories import UserHistories
@@ -90,6 +92,18 @@ async def test_a_failed_transaction_leaves_nothing_behind(tmp_path) -> None:
     assert [e.event_id for e in (await other.read("1")).events] == ["e1", "e2", "e3"]
     await store.close()
     await other.close()
+
+
+async def test_events_that_cannot_be_read_are_said(tmp_path) -> None:
+    store = SqliteStore(tmp_path / "users.db", events_per_user=LIMIT)
+    await store.append("1", [event(1)])
+    await store.append("1", [event(2)])
+    store._writer.execute("UPDATE additions SET events = x'00', number = 2")
+    other = SqliteStore(tmp_path / "users.db", events_per_user=LIMIT)
+    for one in (store, other):
+        with pytest.raises(StoreError, match="events cannot be read"):
+            await one.read("1")
+        await one.close()
 
 
 _WRITER = """
