@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import torch
 from genrec_kernels.cutlass.claims import ClaimCounters
 from genrec_kernels.cutlass.hstu_attention import unsupported
 from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels
+from genrec_kernels.cutlass.packed_parameters import PackedParameters
+from genrec_kernels.cutlass.parameters import Boxes, Memory, Sizes
 from genrec_kernels.cutlass.variants import SHORT_ROWS, all_variants, variant_of
 
 KERNEL = CompiledKernel(
@@ -89,3 +93,27 @@ def test_launches_of_a_stream_share_a_counter_and_graphs_do_not() -> None:
     assert taken[0].data_ptr() == first.data_ptr()
     assert len({x.data_ptr() for x in taken}) == 4
     assert all(x.shape == (1,) and x.dtype == torch.int32 for x in taken)
+
+
+def test_parameters_as_the_driver_reads_them() -> None:
+    class Descriptor:
+        def getPtr(self) -> int:  # noqa: N802  # the driver's name
+            return 0x1230
+
+    rows = torch.zeros(3, 4, 64, dtype=torch.bfloat16)
+    packed = PackedParameters(
+        [Boxes(rows, 64), Sizes((3, 4)), Memory(rows, (7, -8)), Memory(rows), 5, -1, 0.5],
+        lambda _: Descriptor(),
+    )
+    addresses = (ctypes.c_uint64 * 7).from_address(packed.address)
+    assert addresses[0] == 0x1230
+    assert all(address % 8 == 0 for address in addresses)
+
+    def read(place: int, form: str) -> tuple[object, ...]:
+        return struct.unpack(form, ctypes.string_at(addresses[place], struct.calcsize(form)))
+
+    assert read(1, "<2q") == (3, 4)
+    assert read(2, "<Q2q") == (rows.data_ptr(), 7, -8)
+    assert read(3, "<Q") == (rows.data_ptr(),)
+    assert [read(place, "<i") for place in (4, 5)] == [(5,), (-1,)]
+    assert read(6, "<f") == (0.5,)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_kernels.cutlass.parameters import SWIZZLE_BYTES, Boxes, Memory, Parameter, Sizes
+from genrec_kernels.cutlass.packed_parameters import PackedParameters
+from genrec_kernels.cutlass.parameters import SWIZZLE_BYTES, Boxes, Parameter
 from genrec_kernels.cutlass.variants import AttentionVariant
 
 #: Where `build` puts kernels and wheels carry them.
@@ -85,9 +86,7 @@ def launch(
         LaunchFailed: the driver refused.
     """
     driver = import_module("cuda.bindings.driver")
-    # Bytes of all parameters, and where each begins; the driver reads them before it returns.
-    packed = [_pack(driver, kernel, parameter) for parameter in parameters]
-    holders = torch.tensor([address for address, _ in packed], dtype=torch.int64)
+    packed = PackedParameters(parameters, partial(_descriptor, driver, kernel))
     _check(
         driver,
         driver.cuLaunchKernel(
@@ -96,29 +95,11 @@ def launch(
             *(kernel.threads, 1, 1),
             kernel.shared_bytes,
             torch.cuda.current_stream(device).cuda_stream,
-            holders.data_ptr(),
+            packed.address,
             0,
         ),
         kernel,
     )
-
-
-def _pack(driver: Any, kernel: CompiledKernel, parameter: Parameter) -> tuple[int, object]:
-    """Address of a parameter's bytes on the host, and what keeps them alive."""
-    held: Any
-    if isinstance(parameter, Boxes):
-        held = _descriptor(driver, kernel, parameter)
-        return int(held.getPtr()), held
-    if isinstance(parameter, Sizes):
-        held = torch.tensor(parameter.numbers, dtype=torch.int64)
-    elif isinstance(parameter, Memory):
-        numbers = (parameter.tensor.data_ptr(), *parameter.numbers)
-        held = torch.tensor(numbers, dtype=torch.int64)
-    elif isinstance(parameter, float):
-        held = torch.tensor(parameter, dtype=torch.float32)
-    else:
-        held = torch.tensor(parameter, dtype=torch.int32)
-    return held.data_ptr(), held
 
 
 def _descriptor(driver: Any, kernel: CompiledKernel, boxes: Boxes) -> Any:
