@@ -6,7 +6,6 @@ M pages of the longest request, H heads, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from functools import cache
 from typing import Any, TypedDict
 
@@ -167,36 +166,17 @@ def _fake(q: Tensor, *_: object) -> Tensor:
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
-def kernel_kind(sizes: PagedSizes, device: torch.device) -> Hashable:
-    """What a call of these sizes compiles: the first call of a kind takes seconds.
-
-    Args:
-        sizes: of the call.
-        device: of all tensors.
-    """
-    chosen = _choose(sizes, device, None, forced=None)
-    if chosen == "triton":
-        return make_plan(sizes, **_gpu(device)).kind
-    return chosen, sizes.has_bias, sizes.same_bias
-
-
 def _choose(
-    sizes: PagedSizes, device: torch.device, kv_pages: Tensor | None, *, forced: str | None
+    sizes: PagedSizes, device: torch.device, kv_pages: Tensor, *, forced: str | None
 ) -> Backend:
-    """What runs a call.
-
-    Args:
-        kv_pages: None for such as the kernels read best.
-    """
+    """What runs a call."""
     offered: tuple[Backend, ...] = ("reference",)
     lacking: dict[Backend, str] = {}
-    known = sizes.dtype in DTYPES and sizes.head_dim <= MAX_HEAD_DIM
-    if kv_pages is not None:
-        known = known and kv_pages.dtype in DTYPES and kv_pages.stride(3) == 1
-    if known:
+    known = sizes.dtype in DTYPES and kv_pages.dtype in DTYPES
+    if known and sizes.head_dim <= MAX_HEAD_DIM and kv_pages.stride(3) == 1:
         offered = ("triton", "reference")
         problem = unsupported(sizes)
-        if kv_pages is not None and (kv_pages.dtype != sizes.dtype or not reads_by_tma(kv_pages)):
+        if kv_pages.dtype != sizes.dtype or not reads_by_tma(kv_pages):
             problem = (
                 f"its kernels take pages of {sizes.dtype} with strides of multiples of 16 bytes, "
                 f"not of {kv_pages.dtype} with strides {kv_pages.stride()}"

@@ -5,12 +5,9 @@ import torch
 from genrec_serving.vllm_plugin.passes import (
     FEW_ROWS,
     MAX_GRAPH_ROWS,
-    Passes,
     PassInputs,
-    PassSize,
     all_sizes,
     size_of,
-    usual_sizes,
 )
 
 
@@ -59,32 +56,14 @@ def test_all_sizes_are_known() -> None:
     assert (one_new.rows, one_new.requests, one_new.new_rows) in known
 
 
-def test_warming_up_meets_every_kind() -> None:
-    met: list[PassSize] = []
-
-    def run(given: PassInputs) -> torch.Tensor:
-        few = given.max_new_rows if given.max_new_rows in FEW_ROWS else 0
-        met.append(PassSize(len(given.items), len(given.page_table), few, writes=True))
-        return torch.zeros(len(given.items), 8)
-
-    def kind(size: PassSize) -> tuple[bool, int]:
-        few = size.new_rows if size.new_rows in FEW_ROWS else 0
-        return size.rows > 20 * size.requests, few
-
-    passes = Passes(
-        run, width=8, dtype=torch.float32, max_requests=16, max_pages=4, max_keys=256,
-        device=torch.device("cpu"), mode="padded", kind=kind,
-    )  # fmt: skip
-    passes.warm_up()
-    assert {kind(size) for size in met} == {kind(size) for size in all_sizes(16)}
+def test_candidates_find_their_size_captured() -> None:
+    known = set(all_sizes(128))
+    for requests in (1, 3, 17, 81):
+        for each in (33, 100):
+            assert size_of(inputs([each] * requests, writes=False), 128) in known
 
 
-def test_usual_passes_find_their_size_captured() -> None:
-    usual = set(usual_sizes(128))
-    assert all(size.rows <= MAX_GRAPH_ROWS for size in usual)
-    for requests in (1, 4, 16, 64, 128):
-        assert size_of(inputs([40] * requests, writes=True), 128) in usual
-        assert size_of(inputs([60] * requests, writes=True), 128) in usual
-    assert size_of(inputs([100], writes=False), 128) in usual
-    assert size_of(inputs([2000], writes=True), 128) in usual
-    assert PassSize(32, 1, 16, writes=True) in usual
+def test_the_largest_size_comes_first() -> None:
+    rows = [size.rows for size in all_sizes(16)]
+    assert rows[0] == MAX_GRAPH_ROWS
+    assert rows == sorted(rows, reverse=True)

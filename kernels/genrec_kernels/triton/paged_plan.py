@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -39,12 +38,6 @@ class PagedPlan:
     num_splits: int
     max_keys: int
     tma: bool
-
-    @property
-    def kind(self) -> Hashable:
-        """What the kernels are compiled for; the rest of a plan is told to them."""
-        tile = (self.block_rows, self.block_keys, self.num_warps, self.num_stages)
-        return (*tile, self.packed, self.tma, (self.num_splits - 1).bit_length())
 
 
 @dataclass(frozen=True)

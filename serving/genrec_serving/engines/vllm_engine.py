@@ -283,6 +283,8 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
         max_model_len=config.max_rows + 1,
         block_size=options.page_rows,
         kv_cache_memory_bytes=kv_bytes,
+        # Only what vLLM wants free before it starts: several engines may share a GPU.
+        gpu_memory_utilization=_share_of_gpu(kv_bytes),
         max_num_seqs=options.max_requests,
         max_num_batched_tokens=min(options.max_step_rows, largest_step),
         enable_prefix_caching=True,
@@ -299,6 +301,14 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
     )
     engine = LLMEngine.from_engine_args(arguments)
     return WatchedClient(engine, salt, plan=plan, page_order=options.page_order)
+
+
+def _share_of_gpu(kv_bytes: int) -> float:
+    """The pages' share of the GPU's memory; vLLM's default where there is none."""
+    if not torch.cuda.is_available():
+        return 0.92
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return min(max(kv_bytes / total, 0.01), 1.0)
 
 
 def host_transfer(config: HSTUConfig, options: VllmOptions) -> KVTransferConfig | None:

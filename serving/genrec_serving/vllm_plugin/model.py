@@ -6,7 +6,7 @@ request, T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
 
 from genrec_cache.stored_matrix import StoredMatrix
-from genrec_kernels.paged_hstu_attention import kernel_kind
-from genrec_kernels.paged_sizes import PagedSizes
 from genrec_model.features.reserved import NO_ACTION
 from genrec_model.hstu import HSTU
 from genrec_model.hstu.layer import HSTULayer
@@ -31,7 +29,7 @@ from genrec_serving.vllm_plugin.fp8_pages import FP8, page_scales
 from genrec_serving.vllm_plugin.host_connector import host_copies
 from genrec_serving.vllm_plugin.host_copies import HostCopies
 from genrec_serving.vllm_plugin.item_rows import ItemRows, item_cache_options
-from genrec_serving.vllm_plugin.passes import Passes, PassInputs, PassSize
+from genrec_serving.vllm_plugin.passes import Passes, PassInputs
 from genrec_serving.vllm_plugin.pooler import Candidates, HSTUPooler
 from genrec_serving.vllm_plugin.prompt import ROW_WIDTH, unpack
 from genrec_serving.vllm_plugin.streamed_catalogue import StreamedCatalogue
@@ -163,26 +161,9 @@ class GenrecHSTU(nn.Module):
             max_keys=self.config.max_rows,
             device=self._page_table.device,
             mode=self.compute.passes,
-            kind=self._kernel_kind,
         )
         passes.warm_up()
         return passes
-
-    def _kernel_kind(self, size: PassSize) -> Hashable:
-        heads, page_rows, columns = next(iter(self._paged.values())).pages.shape[1:]
-        sizes = PagedSizes(
-            num_rows=size.rows,
-            num_requests=size.requests,
-            num_heads=heads,
-            head_dim=columns // 2,
-            page_size=page_rows,
-            dtype=self.compute.dtype,
-            max_new_rows=size.new_rows,
-            max_keys=self.config.max_rows,
-            has_bias=any(layer.bias is not None for layer in self._paged),
-            same_bias=not size.writes,
-        )
-        return kernel_kind(sizes, self.timestamps.times.device)
 
     def _run(self, inputs: PassInputs) -> Tensor:
         """Hidden rows [R, W] of one pass; those with slots leave their keys and values there."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -95,33 +95,26 @@ def size_of(inputs: PassInputs, max_requests: int) -> PassSize:
     )
 
 
-def usual_sizes(max_requests: int) -> list[PassSize]:
-    """Sizes that are captured before the first request, for one request up to as many as fit.
+def all_sizes(max_requests: int) -> list[PassSize]:
+    """Sizes that a server meets, the largest first, so that smaller graphs find its memory free.
 
-    Returning users bring some new rows, and those of their last page, which is cached only when it
-    is full; new users bring a whole history; either brings candidates to rank.
+    Left out are passes of at most `FEW_ROWS` candidates for each of several requests.
     """
     sizes = []
+    fewest = 1
     for requests in request_sizes(max_requests):
-        for of_each in (16, 48, 64, 2048):
-            rows = min(max(of_each * requests, MIN_GRAPH_ROWS), MAX_GRAPH_ROWS)
-            new_rows = of_each if of_each in FEW_ROWS else rows
-            sizes.append(PassSize(rows, requests, new_rows, writes=True))
-        ranked = min(128 * requests, MAX_GRAPH_ROWS)
-        sizes.append(PassSize(ranked, requests, ranked, writes=False))
-    return list(dict.fromkeys(sizes))
-
-
-def all_sizes(max_requests: int) -> list[PassSize]:
-    """Every size of pass that there can be, of history rows."""
-    return [
-        PassSize(rows, requests, new_rows, writes=True)
-        for requests in request_sizes(max_requests)
-        for rows in row_sizes(MAX_GRAPH_ROWS)
-        for new_rows in (*FEW_ROWS, rows)
-        # Padding adds less than half to the rows.
-        if 2 * rows <= 3 * max(requests * new_rows, MIN_GRAPH_ROWS)
-    ]
+        for rows in row_sizes(MAX_GRAPH_ROWS):
+            if rows < fewest:
+                continue
+            sizes += [
+                PassSize(rows, requests, new_rows, writes=True)
+                for new_rows in (*FEW_ROWS, rows)
+                # Padding adds less than half to the rows.
+                if 2 * rows <= 3 * max(requests * new_rows, MIN_GRAPH_ROWS)
+            ]
+            sizes.append(PassSize(rows, requests, rows, writes=False))
+        fewest = requests + 1
+    return sorted(dict.fromkeys(sizes), key=lambda size: -size.rows)
 
 
 class Passes:
@@ -136,8 +129,6 @@ class Passes:
         max_keys: most rows of a history.
         device: of all tensors.
         mode: "padded" does what "graphs" does, without a GPU: for tests.
-        kind: what a size compiles (see `kernel_kind`): one of each kind is captured at the start,
-            as compiling takes seconds where capturing takes some ten milliseconds.
     """
 
     def __init__(
@@ -151,11 +142,9 @@ class Passes:
         max_keys: int,
         device: torch.device,
         mode: Mode,
-        kind: Callable[[PassSize], Hashable] | None = None,
     ) -> None:
         self._run = run
         self._mode = mode
-        self._kind = kind or (lambda _: None)
         self._max_requests = max_requests
         self._max_keys = max_keys
         self._graphs: dict[PassSize, torch.cuda.CUDAGraph] = {}
@@ -190,29 +179,19 @@ class Passes:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Capture the usual sizes and one of each kind, so that no request waits for that.
+        """Capture all sizes, so that no request waits for a capture, or for a kernel to compile.
 
         Nothing is written.
         """
-        if self._mode == "plain":
+        if self._mode != "graphs":
             return
         begin = time.perf_counter()
         self._rows.zero_()
         self._rows[4] = -1  # slots: nowhere
         self._offsets.zero_()
         self._pages.zero_()
-        sizes = usual_sizes(self._max_requests)
-        kinds = {self._kind(size) for size in sizes}
         for size in all_sizes(self._max_requests):
-            if self._kind(size) not in kinds:
-                kinds.add(self._kind(size))
-                sizes.append(size)
-        for size in sizes:
-            static = self._static(size)
-            if self._mode == "graphs":
-                self._graph(size, static)
-            else:
-                self._run(static)
+            self._graph(size, self._static(size))
         logger.info(
             "%d graphs of passes captured in %.1f s", self.captured, time.perf_counter() - begin
         )
