@@ -154,7 +154,7 @@ async def grown(case: Case, engine: VllmEngine) -> None:
 
 
 async def another_version(case: Case, engine: VllmEngine, rows: UserRows) -> None:
-    from genrec_serving.vllm_plugin.core_client import PrefixHasher
+    from genrec_serving.vllm_plugin.prefix_hashes import PrefixHasher
 
     core = engine._engine._core.engine_core  # type: ignore[union-attr]
     old = core.request_block_hasher

@@ -8,46 +8,19 @@ pages, preemption and prefix caching stay vLLM's own.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 from torch import Tensor
 
 from genrec_serving.vllm_plugin.pooler import TASK
+from genrec_serving.vllm_plugin.prefix_hashes import PrefixHasher
 
 if TYPE_CHECKING:
     from vllm.v1.engine.llm_engine import LLMEngine
-
-
-class PrefixHasher:
-    """Hash of every whole page of a prompt, chained, so that a hash stands for all before it too.
-
-    Args:
-        page_rows: rows of a page.
-        salt: the model's version; no page of another version is ever used again.
-    """
-
-    def __init__(self, page_rows: int, salt: str) -> None:
-        self._page_rows = page_rows
-        self._seed = hashlib.sha256(salt.encode()).digest()
-
-    def __call__(self, request: Any) -> list[Any]:
-        """Hashes of the pages that a vLLM request has no hash of yet."""
-        known = len(request.block_hashes)
-        rows = np.ascontiguousarray(request.prompt_embeds.numpy()).view(np.uint8)
-        last: bytes = request.block_hashes[-1] if known else self._seed
-        hashes: list[Any] = []
-        for page in range(known, len(rows) // self._page_rows):
-            digest = hashlib.sha256(last)
-            digest.update(rows[page * self._page_rows : (page + 1) * self._page_rows].data)
-            last = digest.digest()
-            hashes.append(last)
-        return hashes
 
 
 @dataclass(frozen=True)
