@@ -69,9 +69,9 @@ def paged_hstu_attention(
         alpha: scale of q·kᵀ.
         norm_length: N, the same for every request.
         bias: position and time bias, or None.
-        max_new_rows: most new rows of one request, if known: a smaller grid.
-        max_keys: most keys that a row sees, if known: better splits. Neither changes what is
-            computed, only how the sum is cut.
+        max_new_rows: an upper bound of the new rows of one request, if known: a smaller grid.
+        max_keys: an upper bound of `key_limits`, if known: better splits, and less memory for a
+            bias. Neither changes what is computed as long as they are bounds.
         same_bias: all new rows of a request have one key limit and one time, as candidates do.
             Where that is not true of a request, its rows may come out NaN.
         backend: force one of `cutlass`, `triton`, `reference`.
