@@ -10,9 +10,11 @@ from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream, mak
 
 from genrec_kernels.cutlass.variants import AttentionVariant
 
-_ELEMENTS = {"bf16": cutlass.BFloat16, "fp16": cutlass.Float16}
-#: Elements by which strides that TMA reads are divisible: 16 bytes.
-_STRIDE = 8
+_ELEMENTS = {"bf16": cutlass.BFloat16, "fp16": cutlass.Float16, "fp8": cutlass.Float8E4M3FN}
+#: Bytes by which strides that TMA reads are divisible.
+_STRIDE_BYTES = 16
+#: Elements of 16 bits by which strides of an output are.
+_OUT_STRIDE = 8
 
 
 def forward_arguments(variant: AttentionVariant) -> list[Any]:
@@ -34,14 +36,23 @@ def forward_arguments(variant: AttentionVariant) -> list[Any]:
                 Int32, (_open("cells"), 4), stride_order=(1, 0), assumed_align=16
             ),
         ]
+    values: tuple[Any, ...] = (rows, heads, width)
+    out = element
+    scales: list[Any] = [None, None]
+    if variant.fp8:
+        values = (heads, width, _open("P", _STRIDE_BYTES))
+        out = cutlass.BFloat16
+        scales = [_vector(Float32, heads)] * 2
     return [
-        *(_strided(name, element, (rows, heads, width)) for name in "qkv"),
-        _rows_out(element, rows, heads, width),
+        *(_strided(name, element, (rows, heads, width)) for name in "qk"),
+        _strided("v", element, values),
+        _rows_out(out, rows, heads, width),
         _vector(Int64, _open("B1")),
         _vector(Int64, _open("B")),
         _vector(Int64, rows),
         _vector(Int32, 1),
         *tables,
+        *scales,
         *[Int32(1)] * 3,
         *[Float32(1.0)] * 2,
         make_fake_stream(),
@@ -88,12 +99,13 @@ def _open(name: str, multiple: int = 1) -> Any:
 
 def _strided(name: str, element: Any, shape: tuple[Any, ...]) -> Any:
     """A tensor that TMA reads, with any strides but the last."""
-    strides = [_open(f"{name}_{axis}", _STRIDE) for axis in range(len(shape) - 1)]
+    multiple = _STRIDE_BYTES * 8 // element.width
+    strides = [_open(f"{name}_{axis}", multiple) for axis in range(len(shape) - 1)]
     return make_fake_tensor(element, shape, (*strides, 1), assumed_align=16)
 
 
 def _rows_out(element: Any, rows: Any, heads: Any, width: int) -> Any:
-    strides = (_open("out_row", _STRIDE), width, 1)
+    strides = (_open("out_row", _OUT_STRIDE), width, 1)
     return make_fake_tensor(element, (rows, heads, width), strides, assumed_align=16)
 
 

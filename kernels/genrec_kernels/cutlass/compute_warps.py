@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, const_expr
-from cutlass.cute.nvgpu import OperandMajorMode
 
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
+from genrec_kernels.cutlass.fp8_layout import WEIGHT_SCALE
 from genrec_kernels.cutlass.key_tiles import limit_of, limits_of_rows, tile_at, warp_group_steps
-from genrec_kernels.cutlass.products import product_of
+from genrec_kernels.cutlass.products import scores_product_of, values_product_of, weights_of
 from genrec_kernels.cutlass.steps import first_step, last_step, next_step, pass_by
 from genrec_kernels.cutlass.stores import store
 from genrec_kernels.cutlass.variants import GROUP_ROWS
@@ -33,9 +33,9 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
     thread = thread % WARP_GROUP
 
     # The flag that a product adds to its accumulator is set outside of loops.
-    first_mma = product_of(dtype, variant.groups, keys, OperandMajorMode.K, variant.bias)
-    next_mma = product_of(dtype, variant.groups, keys, OperandMajorMode.K, True)
-    pv_mma = product_of(dtype, variant.groups, variant.width, OperandMajorMode.MN, True)
+    first_mma = scores_product_of(dtype, variant.groups, keys, variant.bias)
+    next_mma = scores_product_of(dtype, variant.groups, keys, True)
+    pv_mma = values_product_of(dtype, variant.groups, variant.width)
     # Operands in shared memory are descriptors that a whole warp group shares.
     qk_group = first_mma.get_slice(warp_group * WARP_GROUP)
     pv_group = pv_mma.get_slice(warp_group * WARP_GROUP)
@@ -44,11 +44,7 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
     rv = pv_group.make_fragment_B(pv_group.partition_B(shared.v))
     scores_shape = qk_group.partition_shape_C((variant.rows, keys))
     sums = pv_group.make_fragment_C(pv_group.partition_shape_C((variant.rows, variant.width)))
-    # The scores' registers in the order in which the second product reads its operand: the
-    # same, so one is the other's view (PTX ISA, "wgmma: register fragments").
-    weights = cute.make_rmem_tensor(
-        cute.make_layout(((2, 2, 2), 1, keys // 16), stride=((1, 2, 4), 0, 8)), dtype
-    )
+    weights = weights_of(dtype, keys)
 
     # Where this thread's scores are: rows `row` and `row + 8`, columns 8j + `column` + {0, 1}.
     row_of_thread = warp_group * GROUP_ROWS + thread // WARP * 16 + thread % WARP // 4
@@ -107,6 +103,11 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                     if const_expr(variant.bias):
                         row_seconds[i] = tensors.seconds[start + here]
 
+            half_alpha, inverse_norm = scalars.half_alpha, scalars.inverse_norm
+            if const_expr(variant.fp8):
+                half_alpha = half_alpha * tensors.qk_scale[head]
+                inverse_norm = inverse_norm * (tensors.v_scale[head] / WEIGHT_SCALE)
+
             # What every step of this tile needs.
             tile = SimpleNamespace(
                 variant=variant,
@@ -127,7 +128,7 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                 num_keys=num_rows,
                 thread=thread,
                 window=scalars.window,
-                half_alpha=scalars.half_alpha,
+                half_alpha=half_alpha,
                 tables=tensors,
                 sequence=sequence,
                 start=start,
@@ -160,7 +161,7 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                 v_get = last_step(tile, v_get, previous)
                 store(
                     *(variant, sums, tensors.out, start, row, num_rows, head, column),
-                    *(scalars.inverse_norm, dtype),
+                    *(inverse_norm, tensors.out.element_type),
                 )
             else:
                 q_place.release()

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genrec_kernels.cutlass.parameters import SWIZZLE_BYTES, Boxes, Memory, Parameter, Sizes
+from genrec_kernels.cutlass.parameters import Boxes, Memory, Parameter, Sizes
 from genrec_kernels.ptx_emulator import Kernel, TensorMap
 from genrec_kernels.ptx_emulator.kernel import Argument
 
@@ -31,7 +31,7 @@ def _argument(parameter: Parameter) -> Argument:
     if isinstance(parameter, Boxes):
         bits = _bits(parameter.tensor)
         box = (*[1] * (bits.ndim - 2), parameter.rows, parameter.columns)
-        return TensorMap(bits, box, SWIZZLE_BYTES)
+        return TensorMap(bits, box, parameter.span)
     if isinstance(parameter, Sizes):
         return struct.pack(f"<{len(parameter.numbers)}q", *parameter.numbers)
     if isinstance(parameter, Memory):
@@ -49,7 +49,10 @@ def _memory(x: Tensor) -> Tensor:
     return x.as_strided((last + 1,), (1,))
 
 
-def _bits(x: Tensor) -> NDArray[np.uint16]:
-    """The memory of 16-bit floats."""
-    array: NDArray[np.uint16] = x.view(torch.int16).numpy().view(np.uint16)
-    return array
+def _bits(x: Tensor) -> NDArray[np.uint16] | NDArray[np.uint8]:
+    """The memory of floats of 16 or 8 bits."""
+    if x.element_size() == 1:
+        array: NDArray[np.uint8] = x.view(torch.uint8).numpy()
+        return array
+    words: NDArray[np.uint16] = x.view(torch.int16).numpy().view(np.uint16)
+    return words

@@ -21,7 +21,7 @@ from types import SimpleNamespace
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32
+from cutlass import Float32, Int32, const_expr
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 from cutlass.tensor_utils import LayoutEnum
@@ -61,6 +61,8 @@ class HSTUForwardSm90:
         buckets: cute.Tensor | None,
         pairs: cute.Tensor | None,
         cells: cute.Tensor | None,
+        qk_scale: cute.Tensor | None,
+        v_scale: cute.Tensor | None,
         blocks: Int32,
         group: Int32,
         window: Int32,
@@ -71,13 +73,16 @@ class HSTUForwardSm90:
         """Launch on `blocks` blocks.
 
         Args:
-            q, k, v: [R, H, D], the last axis contiguous, the others' strides multiples of 16 bytes.
+            q, k, v: [R, H, D], the last axis contiguous, the others' strides multiples of 16 bytes;
+                with fp8 v is [H, D, P], see `fp8_layout`.
             out: [R, H, D], contiguous.
             offsets: int64 [B + 1], first row of each sequence.
             histories: int64 [B], history rows of each sequence.
             limits: int64 [R], as `key_limits` of the op.
             claimed: int32 [1], zero, and zero again afterwards: tiles that blocks have taken.
             seconds, buckets, pairs, cells: of variants with a bias, see `bias.fill_bias`.
+            qk_scale, v_scale: of fp8, float32 [H]: what a head's products of queries and keys, and
+                its values, are times.
             blocks: how many run.
             group: sequences that run side by side, for the L2 cache: at most 32.
             window: read only by variants that have one.
@@ -87,14 +92,17 @@ class HSTUForwardSm90:
         width = self.variant.width
         q = cute.make_tensor(q.iterator, cute.select(q.layout, mode=[0, 2, 1]))
         k = cute.make_tensor(k.iterator, cute.select(k.layout, mode=[0, 2, 1]))
-        v = cute.make_tensor(v.iterator, cute.select(v.layout, mode=[2, 0, 1]))
-        row_major, column_major = LayoutEnum.ROW_MAJOR, LayoutEnum.COL_MAJOR
+        row_major, values_major = LayoutEnum.ROW_MAJOR, LayoutEnum.COL_MAJOR
+        modes = [2, 0, 1]
+        if const_expr(self.variant.fp8):
+            modes, values_major = [1, 2, 0], LayoutEnum.ROW_MAJOR
+        v = cute.make_tensor(v.iterator, cute.select(v.layout, mode=modes))
         q_layout = sm90.make_smem_layout_a(row_major, (self.rows, self.keys, width), dtype, 1)
         k_layout = sm90.make_smem_layout_b(
             row_major, (self.rows, self.keys, width), dtype, self.stages
         )
         v_layout = sm90.make_smem_layout_b(
-            column_major, (self.rows, width, self.keys), dtype, self.stages
+            values_major, (self.rows, width, self.keys), dtype, self.stages
         )
         load = cpasync.CopyBulkTensorTileG2SOp()
         one = (None, None, 0)
@@ -139,6 +147,8 @@ class HSTUForwardSm90:
             buckets,
             pairs,
             cells,
+            qk_scale,
+            v_scale,
             group,
             window,
             half_alpha,
@@ -172,6 +182,8 @@ class HSTUForwardSm90:
         buckets: cute.Tensor | None,
         pairs: cute.Tensor | None,
         cells: cute.Tensor | None,
+        qk_scale: cute.Tensor | None,
+        v_scale: cute.Tensor | None,
         group: Int32,
         window: Int32,
         half_alpha: Float32,
@@ -211,6 +223,8 @@ class HSTUForwardSm90:
             buckets=buckets,
             pairs=pairs,
             cells=cells,
+            qk_scale=qk_scale,
+            v_scale=v_scale,
         )
         scalars = SimpleNamespace(
             group=group, window=window, half_alpha=half_alpha, inverse_norm=inverse_norm

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from genrec_kernels.cutlass.packed_parameters import PackedParameters
-from genrec_kernels.cutlass.parameters import SWIZZLE_BYTES, Boxes, Parameter
+from genrec_kernels.cutlass.parameters import Boxes, Parameter
 from genrec_kernels.cutlass.variants import AttentionVariant
 
 #: Where `build` puts kernels and wheels carry them.
 FOLDER = Path(__file__).parent / "compiled"
-_CUDA_R_16 = {"bf16": "CU_TENSOR_MAP_DATA_TYPE_BFLOAT16", "fp16": "CU_TENSOR_MAP_DATA_TYPE_FLOAT16"}
+#: What the driver calls a variant's elements; it has no name for e4m3, of which it copies bytes.
+_DATA_TYPES = {"bf16": "BFLOAT16", "fp16": "FLOAT16", "fp8": "UINT8"}
 
 _log = logging.getLogger(__name__)
 
@@ -106,10 +107,11 @@ def _descriptor(driver: Any, kernel: CompiledKernel, boxes: Boxes) -> Any:
     """A TMA descriptor (CUDA driver API, cuTensorMapEncodeTiled)."""
     x: Tensor = boxes.tensor
     size, rank = x.element_size(), x.dim()
+    data_type = _DATA_TYPES[kernel.variant.element]
     return _check(
         driver,
         driver.cuTensorMapEncodeTiled(
-            getattr(driver.CUtensorMapDataType, _CUDA_R_16[kernel.variant.element]),
+            getattr(driver.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_{data_type}"),
             rank,
             x.data_ptr(),
             [driver.cuuint64_t(n) for n in reversed(x.shape)],
@@ -117,7 +119,7 @@ def _descriptor(driver: Any, kernel: CompiledKernel, boxes: Boxes) -> Any:
             [driver.cuuint32_t(n) for n in (boxes.columns, boxes.rows, *[1] * (rank - 2))],
             [driver.cuuint32_t(1)] * rank,
             driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
-            getattr(driver.CUtensorMapSwizzle, f"CU_TENSOR_MAP_SWIZZLE_{SWIZZLE_BYTES}B"),
+            getattr(driver.CUtensorMapSwizzle, f"CU_TENSOR_MAP_SWIZZLE_{boxes.span}B"),
             driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
             driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         ),

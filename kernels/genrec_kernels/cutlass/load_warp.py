@@ -4,10 +4,11 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Int32
+from cutlass import Boolean, Int32, const_expr
 from cutlass.cute.nvgpu import cpasync
 
 from genrec_kernels.cutlass.block_sizes import TILE_WORDS
+from genrec_kernels.cutlass.fp8_layout import first_value_of
 from genrec_kernels.cutlass.key_tiles import key_tiles, limits_of_rows, tile_at
 from genrec_kernels.cutlass.work import find_tile, tiles_of_lane
 
@@ -86,7 +87,10 @@ def load_tiles(variant: cutlass.Constexpr, loads, shared, tensors, scalars, ring
             gq = cute.local_tile(q_rows, (rows, width), (0, 0))
             k_rows = cute.domain_offset((start, 0), k_tma[None, None, head])
             gk = cute.local_tile(k_rows, (keys, width), (None, 0))
-            v_rows = cute.domain_offset((0, start), v_tma[None, None, head])
+            first_value = start
+            if const_expr(variant.fp8):
+                first_value = first_value_of(start, sequence)
+            v_rows = cute.domain_offset((0, first_value), v_tma[None, None, head])
             gv = cute.local_tile(v_rows, (width, keys), (0, None))
             tqs, tqg = tma_views(q_copy, shared.q, gq)
             tks, tkg = tma_views(k_copy, shared.k, gk)

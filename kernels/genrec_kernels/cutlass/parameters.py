@@ -15,25 +15,28 @@ from torch import Tensor
 from genrec_kernels.cutlass.variants import AttentionVariant
 from genrec_kernels.paged_bias import PagedBias
 
-#: Bytes of a row that one TMA copy brings: the widest swizzle of shared memory.
+#: Bytes of a row that one TMA copy brings at most: the widest swizzle of shared memory.
 SWIZZLE_BYTES = 128
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """A tensor [.., rows, D] of 16-bit elements that TMA copies by boxes of some rows of one head.
+    """A tensor [.., rows, columns] that TMA copies by boxes of some rows and columns of one head.
 
     Args:
+        tensor: of 16-bit or 8-bit elements.
         rows: of a box.
+        span: bytes of a box's rows, and how far shared memory permutes them: 64 or 128.
     """
 
     tensor: Tensor
     rows: int
+    span: int = SWIZZLE_BYTES
 
     @property
     def columns(self) -> int:
         """Of a box."""
-        return SWIZZLE_BYTES // self.tensor.element_size()
+        return self.span // self.tensor.element_size()
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,17 @@ def _bias_parameters(bias: BiasParameters) -> list[Parameter]:
     ]
 
 
+class HeadScales(NamedTuple):
+    """What fp8 operands are times, of `forward_parameters`.
+
+    qk: float32 [H], of a head's products of queries and keys.
+    v: float32 [H], of its values.
+    """
+
+    qk: Tensor
+    v: Tensor
+
+
 def forward_parameters(
     variant: AttentionVariant,
     *,
@@ -92,23 +106,28 @@ def forward_parameters(
     window: int,
     half_alpha: float,
     inverse_norm: float,
+    scales: HeadScales | None = None,
 ) -> list[Parameter]:
     """Of `hstu_forward_sm90.HSTUForwardSm90.kernel`, in its order, tensors as it says."""
-    rows, heads, _ = q.shape
+    rows, heads, width = q.shape
     sizes = Sizes((rows, heads))
+    span = min(width * variant.element_bytes, SWIZZLE_BYTES)
+    values: list[Parameter] = [Boxes(v.transpose(0, 1), variant.keys), sizes]
+    if variant.fp8:
+        values = [Boxes(v, width, min(variant.keys, SWIZZLE_BYTES)), Sizes((v.shape[2], heads))]
     return [
-        Boxes(q.transpose(0, 1), variant.rows),
+        Boxes(q.transpose(0, 1), variant.rows, span),
         sizes,
-        Boxes(k.transpose(0, 1), variant.keys),
+        Boxes(k.transpose(0, 1), variant.keys, span),
         sizes,
-        Boxes(v.transpose(0, 1), variant.keys),
-        sizes,
+        *values,
         Memory(out, (rows, heads, out.stride(0))),
         Memory(offsets, (offsets.shape[0],)),
         Memory(histories, (histories.shape[0],)),
         Memory(key_limits, (rows,)),
         Memory(claimed),
         *([] if bias is None else _bias_parameters(bias)),
+        *([] if scales is None else (Memory(scale, (heads,)) for scale in scales)),
         group,
         window,
         half_alpha,

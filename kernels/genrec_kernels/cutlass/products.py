@@ -4,20 +4,30 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32
+from cutlass import Float32, const_expr
 from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
 from cutlass.utils import hopper_helpers as sm90
 
 from genrec_kernels.cutlass.variants import GROUP_ROWS
 
 
-def product_of(dtype, groups, columns, b_major, accumulate):
-    """A product of all computing warp groups, of 64 rows each.
+def scores_product_of(dtype, groups, columns, accumulate):
+    """Queries by keys, of all computing warp groups, of 64 rows each; both in shared memory."""
+    return _product_of(
+        dtype, groups, columns, OperandMajorMode.K, warpgroup.OperandSource.SMEM, accumulate
+    )
 
-    The one whose operand B lies along the sum is of scores; in the other A is in registers.
+
+def values_product_of(dtype, groups, columns):
+    """Weights by values, added to sums; the weights are in registers.
+
+    Values of 16 bits lie as they are in memory, those of eight bits along the sum.
     """
-    first = b_major == OperandMajorMode.K
-    source = warpgroup.OperandSource
+    major = OperandMajorMode.K if dtype.width == 8 else OperandMajorMode.MN
+    return _product_of(dtype, groups, columns, major, warpgroup.OperandSource.RMEM, True)
+
+
+def _product_of(dtype, groups, columns, b_major, source, accumulate):
     mma = sm90.make_trivial_tiled_mma(
         dtype,
         dtype,
@@ -26,10 +36,19 @@ def product_of(dtype, groups, columns, b_major, accumulate):
         Float32,
         (groups, 1, 1),
         (GROUP_ROWS, columns),
-        source.SMEM if first else source.RMEM,
+        source,
     )
     mma.set(warpgroup.Field.ACCUMULATE, accumulate)
     return mma
+
+
+def weights_of(dtype, keys):
+    """Registers of a tile's weights, in the order in which the second product reads them."""
+    if dtype.width == 8:
+        layout = cute.make_layout(((4, 2, 2), 1, keys // 32), stride=((1, 4, 8), 0, 16))
+    else:
+        layout = cute.make_layout(((2, 2, 2), 1, keys // 16), stride=((1, 2, 4), 0, 8))
+    return cute.make_rmem_tensor(layout, dtype)
 
 
 @cute.jit
@@ -49,9 +68,19 @@ def add_product(mma, acc, a, b):
 
 @cute.jit
 def round_into(weights, scores):
-    """Scores in the operand's dtype and order."""
-    as_scores = cute.make_tensor(weights.iterator, scores.layout)
-    as_scores.store(scores.load().to(weights.element_type))
+    """Scores in the operand's dtype and order (PTX ISA, "wgmma: register fragments").
+
+    In 16 bits the order is the scores' own. In eight bits four neighbouring places of a row are one
+    register: two neighbouring columns of one 8, and two of the next (`fp8_layout`).
+    """
+    if const_expr(weights.element_type.width == 8):
+        shape = (2, 2, 2, cute.size(scores) // 8)
+        ordered = cute.make_tensor(scores.iterator, cute.make_layout(shape, stride=(1, 2, 4, 8)))
+        operand = cute.make_tensor(weights.iterator, cute.make_layout(shape, stride=(1, 4, 2, 8)))
+        operand.store(ordered.load().to(weights.element_type))
+    else:
+        as_scores = cute.make_tensor(weights.iterator, scores.layout)
+        as_scores.store(scores.load().to(weights.element_type))
 
 
 def stage(operand, place):

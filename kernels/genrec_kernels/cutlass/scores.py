@@ -16,12 +16,20 @@ from genrec_kernels.cutlass.block_sizes import WARP_GROUP
 _CHUNK = 8
 
 
+def weight_of(score, half_alpha, factor):
+    """``factor · silu(alpha · s)``: ``silu(2h) = h + h · tanh(h)``, one special instruction."""
+    half = score * half_alpha
+    times = half
+    if factor != 1.0:
+        times = score * (half_alpha * factor)
+    return times + times * cute.math.tanh(half, fastmath=True)
+
+
 @cute.jit
-def silu(scores: cute.Tensor, half_alpha: Float32):
-    """``silu(alpha · s)`` in place: ``silu(2h) = h + h · tanh(h)``, one special instruction."""
+def silu(scores: cute.Tensor, half_alpha: Float32, factor: cutlass.Constexpr[float]):
+    """``factor · silu(alpha · s)`` in place."""
     for i in cutlass.range_constexpr(cute.size(scores)):
-        half = scores[i] * half_alpha
-        scores[i] = half + half * cute.math.tanh(half, fastmath=True)
+        scores[i] = weight_of(scores[i], half_alpha, factor)
 
 
 @cute.jit
@@ -34,6 +42,7 @@ def masked_silu(
     window: Int32,
     has_window: cutlass.Constexpr[bool],
     sees_itself: cutlass.Constexpr[bool],
+    factor: cutlass.Constexpr[float],
 ):
     """`silu` where a row sees the key, 0 elsewhere.
 
@@ -49,8 +58,7 @@ def masked_silu(
         for j in cutlass.range_constexpr(cute.size(scores) // 4):
             for c in cutlass.range_constexpr(2):
                 at = c + 2 * i + 4 * j
-                half = scores[at] * half_alpha
-                weight = half + half * cute.math.tanh(half, fastmath=True)
+                weight = weight_of(scores[at], half_alpha, factor)
                 seen = 8 * j + c < bound
                 if const_expr(has_window):
                     seen = seen and 8 * j + c >= bound - window

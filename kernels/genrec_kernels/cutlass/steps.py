@@ -12,6 +12,7 @@ from cutlass.cute.nvgpu import warpgroup
 
 from genrec_kernels.cutlass.bias import fill_bias
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
+from genrec_kernels.cutlass.fp8_layout import WEIGHT_SCALE
 from genrec_kernels.cutlass.paged_bias import fill_from_rows, fill_from_tile
 from genrec_kernels.cutlass.products import add_product, product, round_into, stage
 from genrec_kernels.cutlass.scores import masked_silu, silu, zero_rows
@@ -102,6 +103,7 @@ def _scores_of(tile, k_get, first_key, masked):
 
 def _weigh(tile, scores, first_key, masked):
     """SiLU of a tile's scores, in place."""
+    factor = WEIGHT_SCALE if tile.variant.fp8 else 1.0
     if const_expr(masked):
         masked_silu(
             scores,
@@ -112,12 +114,15 @@ def _weigh(tile, scores, first_key, masked):
             tile.window,
             tile.variant.window,
             not tile.variant.paged,
+            factor,
         )
     else:
-        silu(scores, tile.half_alpha)
+        silu(scores, tile.half_alpha, factor)
 
 
 def _hide_foreign_rows(tile, stage, first_key):
+    if const_expr(tile.variant.fp8):
+        return  # its values are zero there
     hide_foreign_rows(tile.variant, tile.sv, stage, first_key, tile.num_keys, tile.thread)
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-Element = Literal["bf16", "fp16"]
+Element = Literal["bf16", "fp16", "fp8"]
 ELEMENTS: dict[torch.dtype, Element] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 #: Query rows of a warp group: the height of every WGMMA instruction.
@@ -20,7 +20,7 @@ class AttentionVariant:
     """What is fixed when a kernel is compiled.
 
     Args:
-        element: dtype of q, k, v and the output.
+        element: dtype of q, k, v and the output; "fp8" is e4m3 with an output in bfloat16.
         width: width of a head, of keys and of values: 64, 128 or 256.
         bias: whether scores get a position and time bias.
         window: whether rows see only their last `window` keys.
@@ -64,9 +64,20 @@ class AttentionVariant:
         return GROUP_ROWS * self.groups
 
     @property
+    def fp8(self) -> bool:
+        """Whether q, k, v and the weights have eight bits."""
+        return self.element == "fp8"
+
+    @property
+    def element_bytes(self) -> int:
+        """Of q, k and v."""
+        return 1 if self.fp8 else 2
+
+    @property
     def operand_bytes(self) -> int:
         """Shared memory of its query tile, and of its keys and values."""
-        return 2 * self.width * (self.rows + 2 * self.keys * self.stages)
+        elements = self.width * (self.rows + 2 * self.keys * self.stages)
+        return self.element_bytes * elements
 
 
 #: Longest batch, in rows of its longest sequence, for which small tiles pay.
@@ -80,6 +91,8 @@ _BIAS_TILES = _TILES | {64: (3, 64, 4, 1)}
 #: that each have a bias of their own load it, which more and smaller blocks hide better.
 _PAGED_TILES = {64: (2, 64, 6, 1), 128: (2, 64, 4, 1), 256: (2, 64, 2, 1)}
 _OWN_BIAS_PAGED_TILES = _PAGED_TILES | {64: (1, 64, 3, 3)}
+#: Of e4m3: a tile's keys lie along the sum of P V, where 128 bytes are the widest swizzle.
+_FP8_TILES = {64: (3, 128, 3, 1), 128: (2, 128, 3, 1), 256: (2, 64, 3, 1)}
 WIDTHS = tuple(_TILES)
 #: Keys of a tile of paged variants: a page holds a multiple of it.
 PAGE_KEYS = 64
@@ -98,6 +111,22 @@ def variant_of(
         bias=bias,
         window=window,
         short=short,
+        groups=groups,
+        keys=keys,
+        stages=stages,
+        resident=resident,
+    )
+
+
+def fp8_variant_of(width: int) -> AttentionVariant:
+    """The variant for q, k and v in e4m3."""
+    groups, keys, stages, resident = _FP8_TILES[width]
+    return AttentionVariant(
+        element="fp8",
+        width=width,
+        bias=False,
+        window=False,
+        short=False,
         groups=groups,
         keys=keys,
         stages=stages,
@@ -140,4 +169,5 @@ def all_variants() -> list[AttentionVariant]:
             ELEMENTS.values(), WIDTHS, ((False, False), (True, False), (True, True))
         )
     ]
+    found += [fp8_variant_of(width) for width in WIDTHS]
     return list(dict.fromkeys(found))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_kernels.ptx_emulator.wgmma import narrow, widen
+from genrec_kernels.ptx_emulator.wgmma import narrow, narrow_to_byte, widen
 
 Lanes = NDArray[Any]
 
@@ -28,6 +28,8 @@ TYPES: dict[str, np.dtype[Any]] = {
     "f32": np.dtype(np.float32),
     "pred": np.dtype(np.bool_),
 }
+#: Floats that are held as bits, and packed pairs.
+_FLOATS = {"bf16x2": "b32", "f16x2": "b32", "bf16": "b16", "f16": "b16", "e4m3x2": "b16"}
 _WIDER = {"s16": "s32", "u16": "u32", "s32": "s64", "u32": "u64"}
 
 _COMPARE: dict[str, Callable[[Lanes, Lanes], Lanes]] = {
@@ -65,10 +67,8 @@ def result_type(op: tuple[str, ...]) -> str:
     if op[0] == "popc":
         return "b32"
     if op[0] == "cvt":
-        kinds = [x for x in op[1:] if x in TYPES or x in ("bf16x2", "f16x2", "bf16", "f16")]
-        return {"bf16x2": "b32", "f16x2": "b32", "bf16": "b16", "f16": "b16"}.get(
-            kinds[0], kinds[0]
-        )
+        to = _kinds(op)[0]
+        return _FLOATS.get(to, to)
     if op[:2] in (("mul", "wide"), ("mad", "wide")):
         return _WIDER[op[-1]]
     return op[-1]
@@ -112,6 +112,8 @@ def compute(op: tuple[str, ...], a: list[Lanes]) -> Lanes | None:
             shifted = a[0] << count if name == "shl" else a[0] >> count
             gone = np.zeros_like(a[0]) if name == "shl" or op[-1][0] != "s" else shifted
             return np.asarray(np.where(a[1] >= bits, gone, shifted))
+        if name == "prmt":
+            return _permuted(*a)
         if name == "popc":
             return np.array([int(x).bit_count() for x in a[0]], np.uint32)
         if name == "div":
@@ -121,6 +123,19 @@ def compute(op: tuple[str, ...], a: list[Lanes]) -> Lanes | None:
         if name == "cvt":
             return _convert(op, a)
     return None
+
+
+def _permuted(low: Lanes, high: Lanes, selector: Lanes) -> Lanes:
+    """Four bytes of eight; a selector's eighth has the byte's sign in all its bits."""
+    both = low.astype(np.uint64) | high.astype(np.uint64) << np.uint64(32)
+    out = np.zeros(len(selector), np.uint32)
+    for i in range(4):
+        chosen = selector >> np.uint32(4 * i) & np.uint32(15)
+        byte = both >> (np.uint64(8) * (chosen & np.uint32(7)).astype(np.uint64)) & np.uint64(255)
+        sign = np.where(byte & np.uint64(128), np.uint64(255), np.uint64(0))
+        byte = np.where(chosen & np.uint32(8), sign, byte)
+        out |= byte.astype(np.uint32) << np.uint32(8 * i)
+    return out
 
 
 def _multiply(op: tuple[str, ...], a: list[Lanes]) -> Lanes:
@@ -146,9 +161,16 @@ def _truncated(a: Lanes, b: Lanes) -> Lanes:
     return np.where(negative, -quotient, quotient).astype(a.dtype)
 
 
+def _kinds(op: tuple[str, ...]) -> list[str]:
+    """Types in a conversion's name: of the result, and of the source."""
+    return [x for x in op[1:] if x in TYPES or x in _FLOATS]
+
+
 def _convert(op: tuple[str, ...], a: list[Lanes]) -> Lanes:
-    kinds = [x for x in op[1:] if x in TYPES or x in ("bf16x2", "f16x2", "bf16", "f16")]
-    to, source = kinds
+    to, source = _kinds(op)
+    if to == "e4m3x2":
+        high, low = (narrow_to_byte(x).astype(np.uint16) for x in a)
+        return high << np.uint16(8) | low
     if to in ("bf16x2", "f16x2"):
         element = "bf16" if to == "bf16x2" else "f16"
         high, low = (narrow(x, element).astype(np.uint32) for x in a)

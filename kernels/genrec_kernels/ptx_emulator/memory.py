@@ -110,23 +110,23 @@ class TensorMap:
     """A tensor as the accelerator copies boxes of it (CUDA driver API, cuTensorMapEncodeTiled).
 
     Args:
-        array: 16-bit elements; the last axis is the first of the map's coordinates.
+        array: elements of 16 or 8 bits; the last axis is the first of the map's coordinates.
         box: elements of a box along each axis of `array`.
         span: bytes of the swizzle.
     """
 
-    array: NDArray[np.uint16]
+    array: NDArray[np.uint16] | NDArray[np.uint8]
     box: tuple[int, ...]
     span: int
 
     @property
     def bytes_of_box(self) -> int:
         """That a copy brings, those outside of the tensor too."""
-        return int(np.prod(self.box)) * 2
+        return int(np.prod(self.box)) * self.array.itemsize
 
-    def read(self, origin: tuple[int, ...]) -> NDArray[np.uint16]:
+    def read(self, origin: tuple[int, ...]) -> NDArray[np.uint16] | NDArray[np.uint8]:
         """A box from `origin` (in the array's order of axes), zeros outside of the array."""
-        out = np.zeros(self.box, np.uint16)
+        out = np.zeros(self.box, self.array.dtype)
         source, target = [], []
         for first, size, length in zip(origin, self.box, self.array.shape, strict=True):
             begin, end = max(first, 0), max(min(first + size, length), 0)
@@ -139,8 +139,7 @@ class TensorMap:
 
     def copy_into(self, shared: SharedMemory, address: int, origin: tuple[int, ...]) -> None:
         """What one copy instruction does."""
-        box = self.read(origin).reshape(-1)
-        places = swizzled(address + 2 * np.arange(box.size, dtype=np.int64), self.span)
-        shared.at(address, 2 * box.size)
-        shared.data[places] = (box & 0xFF).astype(np.uint8)
-        shared.data[places + 1] = (box >> 8).astype(np.uint8)
+        box = self.read(origin).reshape(-1).view(np.uint8)
+        places = swizzled(address + np.arange(box.size, dtype=np.int64), self.span)
+        shared.at(address, box.size)
+        shared.data[places] = box

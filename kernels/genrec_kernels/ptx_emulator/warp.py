@@ -139,7 +139,7 @@ class Warp:
         if operand.startswith("__dynamic_shmem"):
             return np.array(0).astype(dtype)
         try:
-            value = int(operand, 0)
+            value = int(operand.removesuffix("U"), 0)
         except ValueError:
             raise PtxError(f"unknown operand {operand!r}, or a register never written") from None
         return np.array(value & (1 << 8 * dtype.itemsize) - 1, f"u{dtype.itemsize}").view(
@@ -475,9 +475,10 @@ class Warp:
         first, second, scale_d, *rest = instruction.operands[1:]
         if first.startswith("{"):
             a = rows_from_registers([self._read(x, "b32") for x in _items(first)], element)
-            (_, _, transposed_b) = (int(x, 0) for x in rest)
+            # Eight bits have no flags of transposed operands.
+            transposed_b = int(rest[2], 0) if len(rest) > 2 else 0
         else:
-            (_, _, transposed_a, transposed_b) = (int(x, 0) for x in rest)
+            transposed_a, transposed_b = (int(x, 0) for x in rest[2:] or "00")
             bits = int(self._read(first, "u64")[0])
             rows = load_operand(
                 shared, bits, 64, depth, transposed=bool(transposed_a), element=element

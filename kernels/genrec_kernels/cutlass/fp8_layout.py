@@ -1,0 +1,38 @@
+"""How attention in eight bits (e4m3) lays out its operands: shared by kernels, quantisers and twins.
+
+The tensor cores want both operands of a product in eight bits along the sum. So values come
+transposed, [H, D, P], P places of keys, and each sequence's begin at a multiple of `PLACES`: no
+tile has another sequence's values, and the rest of a sequence's last `PLACES` is zero.
+
+The weights go from the registers that the scores were summed in to those that the second product
+reads, without moving between threads. A thread has the scores of two neighbouring columns in every
+8; as an operand it holds four neighbouring places in every 16. So the keys of every 16 are
+permuted: place ``4·t + e`` has key ``8·(e // 2) + 2·t + e % 2`` (`KEY_OF_PLACE`).
+"""
+
+from __future__ import annotations
+
+#: Places that a sequence's values begin at a multiple of; a tile's keys divide it.
+PLACES = 128
+#: Keys that are permuted among themselves.
+PERMUTED = 16
+#: The key, of `PERMUTED`, at each place.
+KEY_OF_PLACE = tuple(
+    8 * (e // 2) + 2 * t + e % 2 for t, e in (divmod(place, 4) for place in range(PERMUTED))
+)
+#: What weights are times before they are rounded: silu's are small, e4m3's least normal number is
+#: 2^-6 and its greatest 448.
+WEIGHT_SCALE = 16.0
+
+
+def places(num_rows: int, num_sequences: int) -> int:
+    """That the values of a batch take, whatever its lengths: P."""
+    return (num_rows // PLACES + num_sequences) * PLACES
+
+
+def first_value_of(start: object, sequence: object) -> object:
+    """The place of a sequence's first key; of integers, tensors, or numbers of a kernel.
+
+    It needs no sum over the sequences before: each takes at most one unit more than its rows.
+    """
+    return (start // PLACES + sequence) * PLACES  # type: ignore[operator]
