@@ -12,9 +12,9 @@ from cutlass.cute.nvgpu import warpgroup
 
 from genrec_kernels.cutlass.bias import fill_bias
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
-from genrec_kernels.cutlass.fp8_layout import WEIGHT_SCALE
+from genrec_kernels.fp8_layout import WEIGHT_SCALE
 from genrec_kernels.cutlass.paged_bias import fill_from_rows, fill_from_tile
-from genrec_kernels.cutlass.products import add_product, product, round_into, stage
+from genrec_kernels.cutlass.products import add_product, product, round_into, stage, weights_of
 from genrec_kernels.cutlass.scores import masked_silu, silu, zero_rows
 from genrec_kernels.cutlass.variants import GROUP_ROWS
 
@@ -41,9 +41,20 @@ def next_step(tile, k_get, v_get, first_key, previous, masked):
     warpgroup.wait_group(1)
     k_place.release()
     _weigh(tile, scores, first_key, masked)
-    warpgroup.wait_group(0)
-    v_place.release()
-    round_into(tile.weights, scores)
+    if const_expr(tile.variant.fp8):
+        # In eight bits SiLU takes longer than the product beside it, and ptxas moves most of it
+        # behind the wait for that product, where nothing overlaps; not past a branch, which the
+        # wait for the next values is. The product still reads the weights: hence fresh registers.
+        fresh = weights_of(tile.weights.element_type, tile.variant.keys)
+        round_into(fresh, scores)
+        v_get.wait()
+        warpgroup.wait_group(0)
+        v_place.release()
+        tile.weights.store(fresh.load())
+    else:
+        warpgroup.wait_group(0)
+        v_place.release()
+        round_into(tile.weights, scores)
     return k_get, v_get
 
 

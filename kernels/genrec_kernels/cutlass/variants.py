@@ -92,7 +92,7 @@ _BIAS_TILES = _TILES | {64: (3, 64, 4, 1)}
 _PAGED_TILES = {64: (2, 64, 6, 1), 128: (2, 64, 4, 1), 256: (2, 64, 2, 1)}
 _OWN_BIAS_PAGED_TILES = _PAGED_TILES | {64: (1, 64, 3, 3)}
 #: Of e4m3: a tile's keys lie along the sum of P V, where 128 bytes are the widest swizzle.
-_FP8_TILES = {64: (3, 128, 3, 1), 128: (2, 128, 3, 1), 256: (2, 64, 3, 1)}
+_FP8_TILES = {64: (3, 128, 4, 1), 128: (2, 128, 4, 1), 256: (2, 64, 4, 1)}
 WIDTHS = tuple(_TILES)
 #: Keys of a tile of paged variants: a page holds a multiple of it.
 PAGE_KEYS = 64
