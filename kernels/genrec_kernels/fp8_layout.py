@@ -1,4 +1,4 @@
-"""How attention in eight bits (e4m3) lays out its operands: shared by kernels, quantisers and twins.
+"""How attention in eight bits (e4m3) lays out its operands, for kernels, quantisers and twins.
 
 The tensor cores want both operands of a product in eight bits along the sum. So values come
 transposed, [H, D, P], P places of keys, and each sequence's begin at a multiple of `PLACES`: no
@@ -8,9 +8,15 @@ The weights go from the registers that the scores were summed in to those that t
 reads, without moving between threads. A thread has the scores of two neighbouring columns in every
 8; as an operand it holds four neighbouring places in every 16. So the keys of every 16 are
 permuted: place ``4·t + e`` has key ``8·(e // 2) + 2·t + e % 2`` (`KEY_OF_PLACE`).
+
+Letters in shapes: R rows of all sequences, B sequences, H heads, D width of a head, P places.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+from torch import Tensor
 
 #: Places that a sequence's values begin at a multiple of; a tile's keys divide it.
 PLACES = 128
@@ -20,9 +26,35 @@ PERMUTED = 16
 KEY_OF_PLACE = tuple(
     8 * (e // 2) + 2 * t + e % 2 for t, e in (divmod(place, 4) for place in range(PERMUTED))
 )
+#: The greatest number in e4m3.
+LARGEST = 448.0
 #: What weights are times before they are rounded: silu's are small, e4m3's least normal number is
-#: 2^-6 and its greatest 448.
+#: 2^-6.
 WEIGHT_SCALE = 16.0
+
+Count = TypeVar("Count", int, Tensor)
+
+
+class Fp8Scales(NamedTuple):
+    """What the numbers of each head are times what is stored: float32 [H] of q, of k and of v."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
+class Fp8Rows(NamedTuple):
+    """What attention in eight bits reads.
+
+    q, k: float8_e4m3fn [R, H, D], contiguous.
+    v: float8_e4m3fn [H, D, P], contiguous: values by place of their keys.
+    scales: of all three.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scales: Fp8Scales
 
 
 def places(num_rows: int, num_sequences: int) -> int:
@@ -30,9 +62,9 @@ def places(num_rows: int, num_sequences: int) -> int:
     return (num_rows // PLACES + num_sequences) * PLACES
 
 
-def first_value_of(start: object, sequence: object) -> object:
+def first_value_of(start: Count, sequence: Count) -> Count:
     """The place of a sequence's first key; of integers, tensors, or numbers of a kernel.
 
     It needs no sum over the sequences before: each takes at most one unit more than its rows.
     """
-    return (start // PLACES + sequence) * PLACES  # type: ignore[operator]
+    return (start // PLACES + sequence) * PLACES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from genrec_kernels.ptx_emulator.kernel import Deadlock, Kernel
 from genrec_kernels.ptx_emulator.memory import MemoryFault, SharedMemory, TensorMap, swizzled
@@ -11,8 +12,10 @@ from genrec_kernels.ptx_emulator.program import PtxError
 from genrec_kernels.ptx_emulator.wgmma import (
     accumulators_to_rows,
     narrow,
+    narrow_to_byte,
     rows_to_accumulators,
     widen,
+    widen_byte,
 )
 
 
@@ -162,3 +165,36 @@ def test_sixteen_bits_round_to_even(element: str) -> None:
     dtype = torch.bfloat16 if element == "bf16" else torch.float16
     expected = torch.from_numpy(values).to(dtype).float().numpy()
     np.testing.assert_array_equal(widen(narrow(values, element), element), expected)
+
+
+def test_bytes_hold_what_pytorch_has() -> None:
+    every = np.arange(256, dtype=np.uint8)
+    theirs = torch.from_numpy(every).view(torch.float8_e4m3fn)
+    np.testing.assert_array_equal(widen_byte(every), theirs.float().numpy())
+    back = narrow_to_byte(widen_byte(every))
+    assert np.array_equal(back & 127, every & 127)
+    real = ~np.isnan(widen_byte(every))
+    assert np.array_equal(back[real], every[real])
+
+
+def test_numbers_are_rounded_to_bytes_as_pytorch_does() -> None:
+    random = np.random.default_rng(0)
+    x = (random.standard_normal(20_000) * np.exp2(random.uniform(-14, 8, 20_000))).astype("f4")
+    halfway = (np.arange(1, 64) / 2**10).astype("f4")  # ties of the least numbers
+    x = np.concatenate([x, halfway, -halfway, np.float32([0, -0.0, 448, 464, 17, 19])])
+    inside = np.clip(x, -448, 448)
+    theirs = torch.from_numpy(inside).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+    np.testing.assert_array_equal(narrow_to_byte(x), theirs)
+    beyond = narrow_to_byte(np.float32([1e9, -np.inf, np.nan]))
+    assert beyond.tolist() == [0x7E, 0xFE, 0x7F]
+
+
+def test_bytes_are_chosen_by_a_selector() -> None:
+    found = run(
+        """
+        prmt.b32 %r2, 0x33221100U, 0xFF665544U, 0xF270U;
+        st.global.b32 [%rd2], %r2;
+        """
+    )
+    # Bytes 0, 7 and 2, and the sign of byte 7.
+    assert set(found.view(np.uint32)) == {0xFF22FF00}

@@ -9,12 +9,12 @@ import cutlass.cute as cute
 from cutlass import Boolean, Int32, const_expr
 
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
-from genrec_kernels.fp8_layout import WEIGHT_SCALE
 from genrec_kernels.cutlass.key_tiles import limit_of, limits_of_rows, tile_at, warp_group_steps
 from genrec_kernels.cutlass.products import scores_product_of, values_product_of, weights_of
 from genrec_kernels.cutlass.steps import first_step, last_step, next_step, pass_by
 from genrec_kernels.cutlass.stores import store
 from genrec_kernels.cutlass.variants import GROUP_ROWS
+from genrec_kernels.fp8_layout import WEIGHT_SCALE
 
 
 @cute.jit

@@ -82,8 +82,6 @@ def forward(
         return out
     num_sequences = offsets.shape[0] - 1
     most_tiles = num_sequences * q.shape[1] * -(-max_rows // variant.rows)
-    sequence_bytes = max_rows * q.shape[1] * 2 * q.shape[2] * q.element_size()
-    group = min(L2_BYTES // max(sequence_bytes, 1), num_sequences, MOST_SEQUENCES)
     with on_device_of(q):
         parameters = forward_parameters(
             variant,
@@ -96,7 +94,7 @@ def forward(
             key_limits=key_limits.contiguous(),
             claimed=claim_counter(q.device),
             bias=None if bias is None else _bias_parameters(bias, times, alpha),
-            group=max(group, 1),
+            group=side_by_side(q, max_rows, num_sequences),
             window=window or 0,
             half_alpha=alpha / 2,
             inverse_norm=1 / norm_length,
@@ -104,6 +102,12 @@ def forward(
         blocks = min(multiprocessors(q.device) * variant.resident, most_tiles)
         launch(kernel, parameters, blocks=blocks, device=q.device)
     return out
+
+
+def side_by_side(q: Tensor, max_rows: int, num_sequences: int) -> int:
+    """How many sequences' keys and values, as wide as q [R, H, D], the L2 cache should hold."""
+    sequence_bytes = max_rows * q.shape[1] * 2 * q.shape[2] * q.element_size()
+    return max(min(L2_BYTES // max(sequence_bytes, 1), num_sequences, MOST_SEQUENCES), 1)
 
 
 def _bias_parameters(bias: RelativeBias, times: TimePlan | None, alpha: float) -> BiasParameters:

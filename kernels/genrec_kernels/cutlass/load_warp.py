@@ -8,9 +8,9 @@ from cutlass import Boolean, Int32, const_expr
 from cutlass.cute.nvgpu import cpasync
 
 from genrec_kernels.cutlass.block_sizes import TILE_WORDS
-from genrec_kernels.fp8_layout import first_value_of
 from genrec_kernels.cutlass.key_tiles import key_tiles, limits_of_rows, tile_at
 from genrec_kernels.cutlass.work import find_tile, tiles_of_lane
+from genrec_kernels.fp8_layout import first_value_of
 
 
 @cute.jit

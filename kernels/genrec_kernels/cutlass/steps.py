@@ -12,11 +12,11 @@ from cutlass.cute.nvgpu import warpgroup
 
 from genrec_kernels.cutlass.bias import fill_bias
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
-from genrec_kernels.fp8_layout import WEIGHT_SCALE
 from genrec_kernels.cutlass.paged_bias import fill_from_rows, fill_from_tile
 from genrec_kernels.cutlass.products import add_product, product, round_into, stage, weights_of
 from genrec_kernels.cutlass.scores import masked_silu, silu, zero_rows
 from genrec_kernels.cutlass.variants import GROUP_ROWS
+from genrec_kernels.fp8_layout import WEIGHT_SCALE
 
 
 def first_step(tile, k_get, first_key):

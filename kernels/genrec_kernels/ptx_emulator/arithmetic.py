@@ -169,8 +169,8 @@ def _kinds(op: tuple[str, ...]) -> list[str]:
 def _convert(op: tuple[str, ...], a: list[Lanes]) -> Lanes:
     to, source = _kinds(op)
     if to == "e4m3x2":
-        high, low = (narrow_to_byte(x).astype(np.uint16) for x in a)
-        return high << np.uint16(8) | low
+        upper, lower = (narrow_to_byte(x).astype(np.uint16) for x in a)
+        return upper << np.uint16(8) | lower
     if to in ("bf16x2", "f16x2"):
         element = "bf16" if to == "bf16x2" else "f16"
         high, low = (narrow(x, element).astype(np.uint32) for x in a)

@@ -114,7 +114,8 @@ def narrow_to_byte(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     step = np.exp2(np.maximum(exponent - 1, -6) - 3.0)
     found = np.searchsorted(_E4M3[:127], np.rint(size / step) * step)
     found = np.where(np.isnan(values), 127, np.minimum(found, 126))
-    return (found + np.where(np.signbit(values), 128, 0)).astype(np.uint8)
+    bits: NDArray[np.uint8] = (found + np.where(np.signbit(values), 128, 0)).astype(np.uint8)
+    return bits
 
 
 def shape_of(op: tuple[str, ...]) -> tuple[int, int]:
