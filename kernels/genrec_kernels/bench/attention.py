@@ -14,6 +14,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -24,9 +25,11 @@ from triton.testing import do_bench
 
 import genrec_kernels.hstu_attention  # noqa: F401  (registers the operators)
 from genrec_kernels.bench.attention_baselines import MOST_SCORES, compiled, exact, flex, plain
+from genrec_kernels.bench.attention_fp8 import fp8_cases, launch_fp8, rounded
 from genrec_kernels.bench.attention_inputs import AttentionCase, AttentionInputs, make_inputs
 from genrec_kernels.bench.records import RECORDS, Record, append_records, where_and_when
 from genrec_kernels.dispatch import Backend
+from genrec_kernels.fp8_rows import head_scales
 
 #: Rows of the batch whose output is compared to float64.
 CHECKED_ROWS = [700, 97, 64, 331, 512]
@@ -65,7 +68,7 @@ def cases() -> list[AttentionCase]:
                         replace(base, lengths="varied", longest=1024),
                         replace(base, longest=8192, batch=16, suffix=f"-d{width}-b16"),
                     ]
-    return out
+    return [*out, *fp8_cases()]
 
 
 def measure(run: Callable[[], Any], *, graph: bool = True) -> tuple[float, float]:
@@ -83,6 +86,8 @@ def measure(run: Callable[[], Any], *, graph: bool = True) -> tuple[float, float
 
 def launch(case: AttentionCase, inputs: AttentionInputs) -> Callable[[], Any]:
     """The operator as a case runs it."""
+    if case.fp8:
+        return launch_fp8(inputs)
     ops = torch.ops.genrec
     if case.direction == "fwd":
         return lambda: ops.hstu_attention(*inputs.arguments)
@@ -112,6 +117,8 @@ def _prepare(job: tuple[AttentionCase, torch.dtype, Backend]) -> float:
 def baselines(case: AttentionCase, inputs: AttentionInputs, *, slow: bool) -> dict[str, float]:
     """Median times in ms of what there is to compare to, and fits."""
     out: dict[str, float] = {}
+    if case.fp8:
+        return {"cutlass bfloat16": measure(launch(replace(case, fp8=False), inputs))[0]}
     if inputs.backend != "triton":
         out["triton"] = measure(launch(case, replace(inputs, backend="triton")))[0]
     if case.bias:
@@ -159,10 +166,12 @@ def main() -> None:
     chosen = [(c, torch.bfloat16) for c in cases() if options.match in c.name]
     if backend == "cutlass":
         chosen = [(c, dtype) for c, dtype in chosen if c.direction == "fwd"]
+    else:
+        chosen = [(c, dtype) for c, dtype in chosen if not c.fp8]
     chosen += [
         (replace(c, suffix=f"{c.suffix}-{_SHORT[dtype]}"), dtype)
         for c, _ in list(chosen)
-        if c.longest == 2048 and c.width == 128
+        if c.longest == 2048 and c.width == 128 and not c.fp8
         for dtype in (torch.float16, torch.float32)
         if backend == "triton" or dtype == torch.float16
     ]
@@ -181,9 +190,19 @@ def main() -> None:
             break
         inputs = replace(make_inputs(case, dtype, case.rows), backend=backend)
         times = measure(launch(case, inputs))
-        plan_note = ""
+        note = ""
         if case.bias:
-            plan_note = f"{measure(inputs.plan)[0] * 1e3:.1f} us more, once a batch: the time plan"
+            note = f"{measure(inputs.plan)[0] * 1e3:.1f} us more, once a batch: the time plan"
+        if case.fp8:
+            rounding = measure(partial(rounded, inputs))[0]
+            scales = measure(partial(head_scales, inputs.q, inputs.k, inputs.v))[0]
+            from_bf16 = _relative(
+                launch(case, inputs)(), launch(replace(case, fp8=False), inputs)().double()
+            )
+            note = (
+                f"{rounding * 1e3:.1f} us more to round q, k and v, {scales * 1e3:.1f} of them to "
+                f"find the scales; {from_bf16:.4f} from bfloat16's output at this shape"
+            )
         beside = {}
         if dtype == torch.bfloat16:
             slow = case.name in options.slow_baselines.split(",")
@@ -196,14 +215,14 @@ def main() -> None:
                 shared,
                 case.name,
                 backend,
-                str(dtype).removeprefix("torch."),
+                "float8_e4m3fn" if case.fp8 else str(dtype).removeprefix("torch."),
                 times,
                 rate,
                 "TFLOP/s",
                 reference=reference,
                 reference_ms=reference_ms,
                 error=error,
-                note="softmax, not SiLU" if reference == "flex_attention" else plan_note,
+                note="softmax, not SiLU" if reference == "flex_attention" else note,
             )
         del inputs
         torch.cuda.empty_cache()

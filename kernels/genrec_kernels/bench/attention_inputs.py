@@ -34,6 +34,7 @@ class AttentionCase:
         heads, width: of q, k and v.
         batch: sequences.
         suffix: of the name, for other heads.
+        fp8: in eight bits, forward without bias only.
     """
 
     direction: str
@@ -44,12 +45,14 @@ class AttentionCase:
     width: int = 128
     batch: int = BATCH
     suffix: str = ""
+    fp8: bool = False
 
     @property
     def name(self) -> str:
         """As in the column `case` of the records."""
         bias = "-bias" if self.bias else ""
-        return f"attn-{self.direction}-{self.lengths}-{self.longest}{bias}{self.suffix}"
+        fp8 = "-fp8" if self.fp8 else ""
+        return f"attn-{self.direction}-{self.lengths}-{self.longest}{bias}{self.suffix}{fp8}"
 
     @property
     def rows(self) -> list[int]:
