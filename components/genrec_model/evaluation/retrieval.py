@@ -14,7 +14,7 @@ import torch
 
 from genrec_model.evaluation.windows import TargetWindow, batched, target_windows, window_rows
 from genrec_model.features.reserved import NUM_RESERVED, UNKNOWN
-from genrec_model.features.rows import Ints, collate
+from genrec_model.features.rows import Ints, Rows, collate
 from genrec_model.features.sequences import UserSequences
 from genrec_model.hstu import HSTU, HSTUConfig
 
@@ -71,16 +71,30 @@ def retrieval_targets(
 
 
 def evaluate_retrieval(
-    model: HSTU, sequences: UserSequences, targets: Ints, *, exclude_seen: bool
+    model: HSTU,
+    sequences: UserSequences,
+    targets: Ints,
+    *,
+    exclude_seen: bool,
+    run: Callable[[Rows], torch.Tensor] | None = None,
 ) -> RetrievalResult:
-    """Rank each target's item after the history before it."""
+    """Rank each target's item after the history before it.
+
+    Args:
+        model: gives the embeddings.
+        sequences: of all users.
+        targets: indices of events.
+        exclude_seen: as in `rank_targets`.
+        run: what the layers are run by: rows to hidden rows [R, W]; None for the model itself.
+    """
+    run = run or model
 
     def score(windows: list[TargetWindow]) -> torch.Tensor:
         rows = collate([window_rows(sequences, window) for window in windows])
         offsets = rows.layout.offsets.tolist()
         at = [o + w.targets - w.first for o, w in zip(offsets, windows, strict=False)]
         places = torch.from_numpy(np.concatenate(at)).to(model.device)
-        hidden = model(rows).index_select(0, places)
+        hidden = run(rows).index_select(0, places)
         return model.catalogue_scores(model.user_embedding(hidden)).cpu()
 
     windows = target_windows(sequences, targets, model.config)
