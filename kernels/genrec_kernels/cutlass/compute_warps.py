@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, const_expr
+from cutlass.cute.nvgpu import warpgroup
 
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
 from genrec_kernels.cutlass.key_tiles import limit_of, limits_of_rows, tile_at, warp_group_steps
@@ -33,13 +34,21 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
     thread = thread % WARP_GROUP
 
     # The flag that a product adds to its accumulator is set outside of loops.
-    first_mma = scores_product_of(dtype, variant.groups, keys, variant.bias)
-    next_mma = scores_product_of(dtype, variant.groups, keys, True)
+    source = warpgroup.OperandSource.SMEM
+    if const_expr(variant.held_queries):
+        source = warpgroup.OperandSource.RMEM
+    first_mma = scores_product_of(dtype, variant.groups, keys, variant.bias, source)
+    next_mma = scores_product_of(dtype, variant.groups, keys, True, source)
     pv_mma = values_product_of(dtype, variant.groups, variant.width)
     # Operands in shared memory are descriptors that a whole warp group shares.
     qk_group = first_mma.get_slice(warp_group * WARP_GROUP)
     pv_group = pv_mma.get_slice(warp_group * WARP_GROUP)
-    rq = qk_group.make_fragment_A(qk_group.partition_A(shared.q))
+    if const_expr(variant.held_queries):
+        own = first_mma.get_slice(warp_group * WARP_GROUP + thread)
+        sq = own.partition_A(shared.q)
+        rq = own.make_fragment_A(sq)
+    else:
+        rq = qk_group.make_fragment_A(qk_group.partition_A(shared.q))
     rk = qk_group.make_fragment_B(qk_group.partition_B(shared.k))
     rv = pv_group.make_fragment_B(pv_group.partition_B(shared.v))
     scores_shape = qk_group.partition_shape_C((variant.rows, keys))
@@ -136,6 +145,9 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                 row_seconds=row_seconds,
             )
             q_place = q_get.wait_and_advance()
+            if const_expr(variant.held_queries):
+                cute.autovec_copy(sq, rq)
+                q_place.release()
             sums.fill(0.0)
             k_get, v_get = pass_by(k_get, v_get, unseen)
 
@@ -157,11 +169,12 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                         first_key = keys * tile_at(step, own_begin, own_end, end)
                         k_get, v_get = next_step(tile, k_get, v_get, first_key, previous, True)
                         previous = first_key
-                q_place.release()
+                if const_expr(not variant.held_queries):
+                    q_place.release()
                 v_get = last_step(tile, v_get, previous)
                 store(
                     *(variant, sums, tensors.out, start, row, num_rows, head, column),
                     *(inverse_norm, tensors.out.element_type),
                 )
-            else:
+            elif const_expr(not variant.held_queries):
                 q_place.release()

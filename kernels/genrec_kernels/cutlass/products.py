@@ -11,11 +11,9 @@ from cutlass.utils import hopper_helpers as sm90
 from genrec_kernels.cutlass.variants import GROUP_ROWS
 
 
-def scores_product_of(dtype, groups, columns, accumulate):
-    """Queries by keys, of all computing warp groups, of 64 rows each; both in shared memory."""
-    return _product_of(
-        dtype, groups, columns, OperandMajorMode.K, warpgroup.OperandSource.SMEM, accumulate
-    )
+def scores_product_of(dtype, groups, columns, accumulate, source=warpgroup.OperandSource.SMEM):
+    """Queries by keys, of all computing warp groups, of 64 rows each; keys in shared memory."""
+    return _product_of(dtype, groups, columns, OperandMajorMode.K, source, accumulate)
 
 
 def values_product_of(dtype, groups, columns):

@@ -31,6 +31,7 @@ class AttentionVariant:
         resident: blocks that a multiprocessor runs at once.
         paged: whether it is new rows over histories in pages.
         same_bias: of `paged` with `bias`: whether rows of a request have one bias.
+        held_queries: whether a tile's queries stay in registers.
     """
 
     element: Element
@@ -44,6 +45,7 @@ class AttentionVariant:
     resident: int = 1
     paged: bool = False
     same_bias: bool = False
+    held_queries: bool = False
 
     @property
     def name(self) -> str:
