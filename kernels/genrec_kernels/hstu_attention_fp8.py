@@ -58,7 +58,8 @@ def hstu_attention_fp8(
         raise ValueError("hstu_attention_fp8 has no gradient: call it under torch.no_grad()")
     # The choice comes first: rows are rounded for nothing where the forced backend cannot run.
     chosen = _chosen(q, backend)
-    operands = to_fp8(q, k, v, rows=rows, scales=scales)
+    rounding: Backend | None = "reference" if chosen == "reference" else None
+    operands = to_fp8(q, k, v, rows=rows, scales=scales, backend=rounding)
     return attention_of_fp8_rows(
         operands,
         rows=rows,
