@@ -17,9 +17,11 @@ from torch import Tensor
 
 pytest.importorskip("cutlass", reason="CuTe DSL (nvidia-cutlass-dsl) compiles the kernels")
 
+from genrec_kernels.cutlass import hstu_attention_fp8 as launcher
 from genrec_kernels.cutlass.build import BuiltKernel, compile_variant
 from genrec_kernels.cutlass.emulation import emulate
-from genrec_kernels.cutlass.parameters import HeadScales, forward_parameters
+from genrec_kernels.cutlass.library import CompiledKernel
+from genrec_kernels.cutlass.parameters import HeadScales, Parameter, forward_parameters
 from genrec_kernels.cutlass.variants import fp8_variant_of
 from genrec_kernels.fp8_layout import Fp8Rows, first_value_of
 from genrec_kernels.fp8_rows import to_fp8
@@ -175,6 +177,37 @@ def test_the_twin_is_near_attention_of_more_bits() -> None:
     expected = hstu_attention(q, k, v, timestamps=limits, backend="reference", **options)
     error = float((found - expected).norm() / expected.norm())
     assert 1e-3 < error < 0.06
+
+
+def test_what_the_launcher_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher on the CPU, with the emulator in place of the driver."""
+    kernel = built(64)
+    counter = torch.zeros(1, dtype=torch.int32)
+
+    def launch_here(
+        chosen: CompiledKernel, parameters: list[Parameter], *, blocks: int, device: torch.device
+    ) -> None:
+        assert chosen == kernel.description
+        emulate(Kernel(kernel.ptx), parameters, blocks=blocks)
+
+    monkeypatch.setattr(launcher, "launch", launch_here)
+    monkeypatch.setattr(launcher, "claim_counter", lambda _: counter)
+    monkeypatch.setattr(launcher, "multiprocessors", lambda _: 3)
+    random = torch.Generator().manual_seed(0)
+    rows = JaggedRows(torch.tensor([150, 0, 31]), torch.tensor([3, 4, 0]))
+    operands = to_fp8(*torch.randn(188, 3, 2, 64, generator=random).unbind(1), rows=rows)
+    limits = torch.tensor([*range(150), *[150] * 3, *[0] * 4, *range(31)])
+    options = {"key_limits": limits, "alpha": 0.125, "norm_length": NORM}
+    found = launcher.forward(
+        operands,
+        offsets=rows.offsets,
+        histories=rows.history_lengths,
+        max_rows=200,
+        kernel=kernel.description,
+        **options,
+    )
+    expected = attention_of_fp8_rows(operands, rows=rows, backend="reference", **options)
+    assert_right((found.double(), expected.double()))
 
 
 # Machine code
