@@ -33,7 +33,7 @@ def hstu_attention_fp8(
 ) -> Tensor:
     """`hstu_attention` without bias and window, its products in eight bits (e4m3).
 
-    q, k, v and the weights are rounded, which is an error of some 3 % of the output for numbers
+    q, k, v and the weights are rounded, which is an error of some 5 % of the output for numbers
     from a normal distribution; sums are float32.
 
     Args:
