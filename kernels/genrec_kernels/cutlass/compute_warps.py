@@ -7,11 +7,9 @@ from types import SimpleNamespace
 import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, const_expr
-from cutlass.cute.nvgpu import warpgroup
 
-from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
+from genrec_kernels.cutlass.fragments import fragments_of
 from genrec_kernels.cutlass.key_tiles import limit_of, limits_of_rows, tile_at, warp_group_steps
-from genrec_kernels.cutlass.products import scores_product_of, values_product_of, weights_of
 from genrec_kernels.cutlass.steps import first_step, last_step, next_step, pass_by
 from genrec_kernels.cutlass.stores import store
 from genrec_kernels.cutlass.variants import GROUP_ROWS
@@ -26,39 +24,9 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
         variant: an `AttentionVariant`.
         shared, tensors, scalars, rings: see `HSTUForwardSm90.kernel`.
     """
-    dtype = shared.q.element_type
     limits, keys = tensors.limits, variant.keys
-    thread, _, _ = cute.arch.thread_idx()
-    thread = thread - WARP_GROUP
-    warp_group = cute.arch.make_warp_uniform(thread // WARP_GROUP)
-    thread = thread % WARP_GROUP
-
-    # The flag that a product adds to its accumulator is set outside of loops.
-    source = warpgroup.OperandSource.SMEM
-    if const_expr(variant.held_queries):
-        source = warpgroup.OperandSource.RMEM
-    first_mma = scores_product_of(dtype, variant.groups, keys, variant.bias, source)
-    next_mma = scores_product_of(dtype, variant.groups, keys, True, source)
-    pv_mma = values_product_of(dtype, variant.groups, variant.width)
-    # Operands in shared memory are descriptors that a whole warp group shares.
-    qk_group = first_mma.get_slice(warp_group * WARP_GROUP)
-    pv_group = pv_mma.get_slice(warp_group * WARP_GROUP)
-    if const_expr(variant.held_queries):
-        own = first_mma.get_slice(warp_group * WARP_GROUP + thread)
-        sq = own.partition_A(shared.q)
-        rq = own.make_fragment_A(sq)
-    else:
-        rq = qk_group.make_fragment_A(qk_group.partition_A(shared.q))
-    rk = qk_group.make_fragment_B(qk_group.partition_B(shared.k))
-    rv = pv_group.make_fragment_B(pv_group.partition_B(shared.v))
-    scores_shape = qk_group.partition_shape_C((variant.rows, keys))
-    sums = pv_group.make_fragment_C(pv_group.partition_shape_C((variant.rows, variant.width)))
-    weights = weights_of(dtype, keys)
-
-    # Where this thread's scores are: rows `row` and `row + 8`, columns 8j + `column` + {0, 1}.
-    row_of_thread = warp_group * GROUP_ROWS + thread // WARP * 16 + thread % WARP // 4
-    column = thread % 4 * 2
-
+    parts = fragments_of(variant, shared)
+    sums, column, warp_group = parts.sums, parts.column, parts.warp_group
     q_get = rings.q.make_consumer()
     k_get = rings.k.make_consumer()
     v_get = rings.v.make_consumer()
@@ -101,7 +69,7 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                 keys,
                 variant.window,
             )
-            row = first_row + row_of_thread
+            row = first_row + parts.row
             for i in cutlass.range_constexpr(2):
                 here = row + 8 * i
                 # Rows past the sequence are computed, but not stored.
@@ -120,22 +88,22 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
             # What every step of this tile needs.
             tile = SimpleNamespace(
                 variant=variant,
-                qk_group=qk_group,
-                scores_shape=scores_shape,
-                first_mma=first_mma,
-                next_mma=next_mma,
-                pv_mma=pv_mma,
-                rq=rq,
-                rk=rk,
-                rv=rv,
-                sv=shared.v,
+                first_mma=parts.first_mma,
+                next_mma=parts.next_mma,
+                pv_mma=parts.pv_mma,
+                qk_group=parts.qk_group,
+                rq=parts.rq,
+                rk=parts.rk,
+                rv=parts.rv,
+                scores_shape=parts.scores_shape,
                 sums=sums,
-                weights=weights,
+                weights=parts.weights,
+                sv=shared.v,
+                thread=parts.thread,
                 row_limits=row_limits,
                 row=row,
                 column=column,
                 num_keys=num_rows,
-                thread=thread,
                 window=scalars.window,
                 half_alpha=half_alpha,
                 tables=tensors,
@@ -146,7 +114,7 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
             )
             q_place = q_get.wait_and_advance()
             if const_expr(variant.held_queries):
-                cute.autovec_copy(sq, rq)
+                cute.autovec_copy(parts.sq, parts.rq)
                 q_place.release()
             sums.fill(0.0)
             k_get, v_get = pass_by(k_get, v_get, unseen)

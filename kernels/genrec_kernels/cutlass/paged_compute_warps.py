@@ -8,9 +8,8 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Float32, Int32, const_expr
 
-from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
+from genrec_kernels.cutlass.fragments import fragments_of
 from genrec_kernels.cutlass.key_parts import least_and_most, steps_of_group
-from genrec_kernels.cutlass.products import scores_product_of, values_product_of, weights_of
 from genrec_kernels.cutlass.steps import first_step, last_step, next_step, pass_by
 from genrec_kernels.cutlass.stores import store, store_part
 from genrec_kernels.cutlass.variants import GROUP_ROWS
@@ -24,31 +23,9 @@ def compute_paged_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, ri
         variant: an `AttentionVariant`.
         shared, tensors, scalars, rings: see `PagedHSTUSm90.kernel`.
     """
-    dtype = shared.q.element_type
     limits, keys = tensors.limits, variant.keys
-    thread, _, _ = cute.arch.thread_idx()
-    thread = thread - WARP_GROUP
-    warp_group = cute.arch.make_warp_uniform(thread // WARP_GROUP)
-    thread = thread % WARP_GROUP
-
-    # The flag that a product adds to its accumulator is set outside of loops.
-    first_mma = scores_product_of(dtype, variant.groups, keys, variant.bias)
-    next_mma = scores_product_of(dtype, variant.groups, keys, True)
-    pv_mma = values_product_of(dtype, variant.groups, variant.width)
-    # Operands in shared memory are descriptors that a whole warp group shares.
-    qk_group = first_mma.get_slice(warp_group * WARP_GROUP)
-    pv_group = pv_mma.get_slice(warp_group * WARP_GROUP)
-    rq = qk_group.make_fragment_A(qk_group.partition_A(shared.q))
-    rk = qk_group.make_fragment_B(qk_group.partition_B(shared.k))
-    rv = pv_group.make_fragment_B(pv_group.partition_B(shared.v))
-    scores_shape = qk_group.partition_shape_C((variant.rows, keys))
-    sums = pv_group.make_fragment_C(pv_group.partition_shape_C((variant.rows, variant.width)))
-    weights = weights_of(dtype, keys)
-
-    # Where this thread's scores are: rows `row` and `row + 8`, columns 8j + `column` + {0, 1}.
-    row_of_thread = warp_group * GROUP_ROWS + thread // WARP * 16 + thread % WARP // 4
-    column = thread % 4 * 2
-
+    parts = fragments_of(variant, shared)
+    sums, column, warp_group = parts.sums, parts.column, parts.warp_group
     q_get = rings.q.make_consumer()
     k_get = rings.k.make_consumer()
     v_get = rings.v.make_consumer()
@@ -76,7 +53,7 @@ def compute_paged_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, ri
             unseen, masked_end = steps_of_group(
                 least, most, begin, end, num_keys, group_row < num_rows, keys
             )
-            row = first_row + row_of_thread
+            row = first_row + parts.row
             for i in cutlass.range_constexpr(2):
                 # Rows past the request are computed, but not stored.
                 here = start + cutlass.min(row + 8 * i, num_rows - 1)
@@ -86,22 +63,22 @@ def compute_paged_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, ri
             # What every step of this tile needs.
             tile = SimpleNamespace(
                 variant=variant,
-                qk_group=qk_group,
-                scores_shape=scores_shape,
-                first_mma=first_mma,
-                next_mma=next_mma,
-                pv_mma=pv_mma,
-                rq=rq,
-                rk=rk,
-                rv=rv,
-                sv=shared.v,
+                first_mma=parts.first_mma,
+                next_mma=parts.next_mma,
+                pv_mma=parts.pv_mma,
+                qk_group=parts.qk_group,
+                rq=parts.rq,
+                rk=parts.rk,
+                rv=parts.rv,
+                scores_shape=parts.scores_shape,
                 sums=sums,
-                weights=weights,
+                weights=parts.weights,
+                sv=shared.v,
+                thread=parts.thread,
                 row_limits=row_limits,
                 row=row,
                 column=column,
                 num_keys=num_keys,
-                thread=thread,
                 window=Int32(0),
                 half_alpha=scalars.half_alpha,
                 bias=tensors.bias,
@@ -138,7 +115,7 @@ def compute_paged_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, ri
             else:
                 store(
                     *(variant, sums, tensors.out, start, row, num_rows, head, column),
-                    *(scalars.inverse_norm, dtype),
+                    *(scalars.inverse_norm, tensors.out.element_type),
                 )
 
 
