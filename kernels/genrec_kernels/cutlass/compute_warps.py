@@ -69,7 +69,7 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                 keys,
                 variant.window,
             )
-            row = first_row + parts.row
+            row = first_row + parts.row_in_tile
             for i in cutlass.range_constexpr(2):
                 here = row + 8 * i
                 # Rows past the sequence are computed, but not stored.
@@ -87,22 +87,9 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
 
             # What every step of this tile needs.
             tile = SimpleNamespace(
-                variant=variant,
-                first_mma=parts.first_mma,
-                next_mma=parts.next_mma,
-                pv_mma=parts.pv_mma,
-                qk_group=parts.qk_group,
-                rq=parts.rq,
-                rk=parts.rk,
-                rv=parts.rv,
-                scores_shape=parts.scores_shape,
-                sums=sums,
-                weights=parts.weights,
-                sv=shared.v,
-                thread=parts.thread,
+                **vars(parts),
                 row_limits=row_limits,
                 row=row,
-                column=column,
                 num_keys=num_rows,
                 window=scalars.window,
                 half_alpha=half_alpha,

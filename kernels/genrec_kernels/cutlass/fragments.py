@@ -23,9 +23,10 @@ def fragments_of(variant, shared):
     Returns:
         The products: `first_mma`, which adds to a bias if there is one, `next_mma` and `pv_mma`;
         their operands `rq`, `rk`, `rv` and `weights`; `scores_shape`; `sums`. `sq`, with
-        `held_queries`: what `rq` is loaded from. `row` and `column` of the thread's first score:
-        it holds rows `row` and `row + 8`, columns 8j + `column` + {0, 1}. `warp_group` and
-        `thread`: its number, and the thread's in it.
+        `held_queries`: what `rq` is loaded from. `row_in_tile` and `column` of the thread's first
+        score: it holds that row and the one 8 below, columns 8j + `column` + {0, 1}. `warp_group`
+        and `thread`: its number, and the thread's in it. `variant`, and `sv`, values in shared
+        memory.
     """
     dtype, groups, keys = shared.q.element_type, variant.groups, variant.keys
     thread, _, _ = cute.arch.thread_idx()
@@ -54,6 +55,8 @@ def fragments_of(variant, shared):
     rv = pv_group.make_fragment_B(pv_group.partition_B(shared.v))
     sums_shape = pv_group.partition_shape_C((variant.rows, variant.width))
     return SimpleNamespace(
+        variant=variant,
+        sv=shared.v,
         first_mma=first_mma,
         next_mma=next_mma,
         pv_mma=pv_mma,
@@ -67,6 +70,6 @@ def fragments_of(variant, shared):
         weights=weights_of(dtype, keys),
         warp_group=warp_group,
         thread=thread,
-        row=warp_group * GROUP_ROWS + thread // WARP * 16 + thread % WARP // 4,
+        row_in_tile=warp_group * GROUP_ROWS + thread // WARP * 16 + thread % WARP // 4,
         column=thread % 4 * 2,
     )

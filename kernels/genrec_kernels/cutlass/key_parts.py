@@ -11,35 +11,6 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
-from genrec_kernels.cutlass.block_sizes import WARP
-
-
-@cute.jit
-def least_and_most(
-    limits: cute.Tensor,
-    start: Int32,
-    first_row: Int32,
-    num_rows: Int32,
-    rows: cutlass.Constexpr[int],
-):
-    """Least and greatest key limit of `rows` rows, the same in every lane of a warp.
-
-    Args:
-        limits: int64 [R]; `start` is the request's first row in it, `num_rows` are its own.
-    """
-    least = Int32(0x7FFFFFFF)
-    most = Int32(0)
-    for part in cutlass.range_constexpr(rows // WARP):
-        row = first_row + part * WARP + cute.arch.lane_idx()
-        if row < num_rows:
-            limit = Int32(limits[start + row])
-            least = cutlass.min(least, limit)
-            most = cutlass.max(most, limit)
-    return (
-        cute.arch.warp_redux_sync(least, "min"),
-        cute.arch.warp_redux_sync(most, "max"),
-    )
-
 
 @cute.jit
 def tiles_of_part(most: Int32, split: Int32, splits: Int32, keys: cutlass.Constexpr[int]):

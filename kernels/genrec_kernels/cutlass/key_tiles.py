@@ -17,9 +17,16 @@ from genrec_kernels.cutlass.block_sizes import WARP
 
 
 @cute.jit
-def limit_of(limits: cute.Tensor, start: Int32, row: Int32, num_history: Int32):
-    """Keys that a row of a sequence sees besides itself; the row must be one of its rows."""
-    return cutlass.min(cutlass.min(Int32(limits[start + row]), row), num_history)
+def limit_of(limits: cute.Tensor, start: Int32, row: Int32, num_history: Int32 | None):
+    """Keys that a row of a sequence sees besides itself; the row must be one of its rows.
+
+    Args:
+        num_history: a row sees at most these, and those before it; None where keys are in pages.
+    """
+    limit = Int32(limits[start + row])
+    if const_expr(num_history is not None):
+        limit = cutlass.min(cutlass.min(limit, row), num_history)
+    return limit
 
 
 @cute.jit
@@ -28,7 +35,7 @@ def limits_of_rows(
     start: Int32,
     first_row: Int32,
     num_rows: Int32,
-    num_history: Int32,
+    num_history: Int32 | None,
     rows: cutlass.Constexpr[int],
 ):
     """Least and greatest key limit of `rows` rows, the same in every lane of a warp.

@@ -9,7 +9,9 @@ import cutlass.cute as cute
 from cutlass import Boolean, Float32, Int32, const_expr
 
 from genrec_kernels.cutlass.fragments import fragments_of
-from genrec_kernels.cutlass.key_parts import least_and_most, steps_of_group
+from genrec_kernels.cutlass.key_parts import steps_of_group
+from genrec_kernels.cutlass.key_tiles import limits_of_rows
+from genrec_kernels.cutlass.scores import weight_of
 from genrec_kernels.cutlass.steps import first_step, last_step, next_step, pass_by
 from genrec_kernels.cutlass.stores import store, store_part
 from genrec_kernels.cutlass.variants import GROUP_ROWS
@@ -49,11 +51,11 @@ def compute_paged_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, ri
         if running:
             steps = end - begin
             group_row = first_row + warp_group * GROUP_ROWS
-            least, most = least_and_most(limits, start, group_row, num_rows, GROUP_ROWS)
+            least, most = limits_of_rows(limits, start, group_row, num_rows, None, GROUP_ROWS)
             unseen, masked_end = steps_of_group(
                 least, most, begin, end, num_keys, group_row < num_rows, keys
             )
-            row = first_row + parts.row
+            row = first_row + parts.row_in_tile
             for i in cutlass.range_constexpr(2):
                 # Rows past the request are computed, but not stored.
                 here = start + cutlass.min(row + 8 * i, num_rows - 1)
@@ -62,22 +64,9 @@ def compute_paged_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, ri
 
             # What every step of this tile needs.
             tile = SimpleNamespace(
-                variant=variant,
-                first_mma=parts.first_mma,
-                next_mma=parts.next_mma,
-                pv_mma=parts.pv_mma,
-                qk_group=parts.qk_group,
-                rq=parts.rq,
-                rk=parts.rk,
-                rv=parts.rv,
-                scores_shape=parts.scores_shape,
-                sums=sums,
-                weights=parts.weights,
-                sv=shared.v,
-                thread=parts.thread,
+                **vars(parts),
                 row_limits=row_limits,
                 row=row,
-                column=column,
                 num_keys=num_keys,
                 window=Int32(0),
                 half_alpha=scalars.half_alpha,
@@ -128,9 +117,9 @@ def _add_own(
     Each lane has a quarter of a row's columns, two at a time.
     """
     dtype = tensors.q.element_type
-    half_own = Float32(0.0)
+    own_bias = Float32(0.0)
     if const_expr(variant.bias):
-        half_own = tensors.own_bias[0]
+        own_bias = tensors.own_bias[0]
     q_pairs, k_pairs, v_pairs = (
         cute.recast_tensor(x, Int32) for x in (tensors.q, tensors.k, tensors.v)
     )
@@ -142,8 +131,7 @@ def _add_own(
         score = own.reduce(cute.ReductionOp.ADD, Float32(0.0), 0)
         score += cute.arch.shuffle_sync_bfly(score, 1)
         score += cute.arch.shuffle_sync_bfly(score, 2)
-        half = (score + half_own) * scalars.half_alpha
-        weight = half + half * cute.math.tanh(half, fastmath=True)
+        weight = weight_of(score + own_bias, scalars.half_alpha, 1.0)
         values = cute.make_rmem_tensor(cute.make_layout(2 * count), Float32)
         values.store(_pairs_of(v_pairs, here, head, column, count, dtype))
         for j in cutlass.range_constexpr(count):

@@ -8,7 +8,8 @@ from cutlass import Boolean, Float32, Int32, Int64, const_expr
 from cutlass.cute.nvgpu import cpasync
 
 from genrec_kernels.cutlass.block_sizes import TILE_WORDS, WARP
-from genrec_kernels.cutlass.key_parts import least_and_most, tiles_of_part
+from genrec_kernels.cutlass.key_parts import tiles_of_part
+from genrec_kernels.cutlass.key_tiles import limits_of_rows
 from genrec_kernels.cutlass.load_warp import tma_views
 from genrec_kernels.cutlass.work import find_tile, tiles_of_lane
 
@@ -68,7 +69,7 @@ def load_paged_tiles(variant: cutlass.Constexpr, loads, shared, tensors, scalars
         if running:
             start = Int32(offsets[request])
             num_rows = Int32(offsets[request + 1]) - start
-            _, num_keys = least_and_most(limits, start, first_row, num_rows, rows)
+            _, num_keys = limits_of_rows(limits, start, first_row, num_rows, None, rows)
             begin, end = tiles_of_part(num_keys, split, splits, keys)
         slot = work_put.acquire_and_advance()
         if lane == 0:
