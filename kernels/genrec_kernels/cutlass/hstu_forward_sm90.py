@@ -21,16 +21,14 @@ from types import SimpleNamespace
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, const_expr
-from cutlass.cute.nvgpu import cpasync
+from cutlass import Float32, Int32
 from cutlass.memory import SmemAllocator
-from cutlass.tensor_utils import LayoutEnum
-from cutlass.utils import hopper_helpers as sm90
 
 from genrec_kernels.cutlass.block_sizes import REGISTERS, TILE_WORDS, WARP, WARP_GROUP
 from genrec_kernels.cutlass.compute_warps import compute_tiles
 from genrec_kernels.cutlass.load_warp import load_tiles
-from genrec_kernels.cutlass.rings import tma_ring, work_ring
+from genrec_kernels.cutlass.rings import rings_of
+from genrec_kernels.cutlass.tma_operands import tma_operands
 from genrec_kernels.cutlass.variants import AttentionVariant
 
 
@@ -39,10 +37,6 @@ class HSTUForwardSm90:
 
     def __init__(self, variant: AttentionVariant):
         self.variant = variant
-        self.keys = variant.keys
-        self.groups = variant.groups
-        self.rows = variant.rows
-        self.stages = variant.stages
         self.threads = WARP_GROUP * (variant.groups + 1)
         self.registers = REGISTERS[variant.groups, variant.resident]
 
@@ -88,56 +82,35 @@ class HSTUForwardSm90:
             window: read only by variants that have one.
             half_alpha, inverse_norm: alpha / 2 and 1 / N.
         """
-        dtype = q.element_type
-        width = self.variant.width
+        dtype, stages = q.element_type, self.variant.stages
         q = cute.make_tensor(q.iterator, cute.select(q.layout, mode=[0, 2, 1]))
         k = cute.make_tensor(k.iterator, cute.select(k.layout, mode=[0, 2, 1]))
-        row_major, values_major = LayoutEnum.ROW_MAJOR, LayoutEnum.COL_MAJOR
-        modes = [2, 0, 1]
-        if const_expr(self.variant.fp8):
-            modes, values_major = [1, 2, 0], LayoutEnum.ROW_MAJOR
+        modes = [1, 2, 0] if self.variant.fp8 else [2, 0, 1]
         v = cute.make_tensor(v.iterator, cute.select(v.layout, mode=modes))
-        q_layout = sm90.make_smem_layout_a(row_major, (self.rows, self.keys, width), dtype, 1)
-        k_layout = sm90.make_smem_layout_b(
-            row_major, (self.rows, self.keys, width), dtype, self.stages
+        tiles = tma_operands(self.variant, q, k, v)
+        self.num_bytes = SimpleNamespace(
+            q=tiles.q.num_bytes, k=tiles.k.num_bytes, v=tiles.v.num_bytes
         )
-        v_layout = sm90.make_smem_layout_b(
-            values_major, (self.rows, width, self.keys), dtype, self.stages
-        )
-        load = cpasync.CopyBulkTensorTileG2SOp()
-        one = (None, None, 0)
-        q_copy, q_tma = cpasync.make_tiled_tma_atom(
-            load, q, cute.slice_(q_layout, one), (self.rows, width)
-        )
-        k_copy, k_tma = cpasync.make_tiled_tma_atom(
-            load, k, cute.slice_(k_layout, one), (self.keys, width)
-        )
-        v_copy, v_tma = cpasync.make_tiled_tma_atom(
-            load, v, cute.slice_(v_layout, one), (width, self.keys)
-        )
-        self.q_bytes = cute.size_in_bytes(dtype, cute.slice_(q_layout, one))
-        self.k_bytes = cute.size_in_bytes(dtype, cute.slice_(k_layout, one))
-        self.v_bytes = cute.size_in_bytes(dtype, cute.slice_(v_layout, one))
 
         @cute.struct
         class SharedStorage:
             q_barriers: cute.struct.MemRange[cutlass.Int64, 2]
-            k_barriers: cute.struct.MemRange[cutlass.Int64, 2 * self.stages]
-            v_barriers: cute.struct.MemRange[cutlass.Int64, 2 * self.stages]
+            k_barriers: cute.struct.MemRange[cutlass.Int64, 2 * stages]
+            v_barriers: cute.struct.MemRange[cutlass.Int64, 2 * stages]
             work_barriers: cute.struct.MemRange[cutlass.Int64, 4]
             work: cute.struct.MemRange[Int32, 2 * TILE_WORDS]
-            q: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(q_layout)], 1024]
-            k: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(k_layout)], 1024]
-            v: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(v_layout)], 1024]
+            q: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.q.layout)], 1024]
+            k: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.k.layout)], 1024]
+            v: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.v.layout)], 1024]
 
         self.storage = SharedStorage
         self.kernel(
-            q_copy,
-            q_tma,
-            k_copy,
-            k_tma,
-            v_copy,
-            v_tma,
+            tiles.q.copy,
+            tiles.q.tensor,
+            tiles.k.copy,
+            tiles.k.tensor,
+            tiles.v.copy,
+            tiles.v.tensor,
             out,
             offsets,
             histories,
@@ -153,9 +126,9 @@ class HSTUForwardSm90:
             window,
             half_alpha,
             inverse_norm,
-            q_layout,
-            k_layout,
-            v_layout,
+            tiles.q.layout,
+            tiles.k.layout,
+            tiles.v.layout,
         ).launch(
             grid=(blocks, 1, 1),
             block=(self.threads, 1, 1),
@@ -206,13 +179,7 @@ class HSTUForwardSm90:
             v=storage.v.get_tensor(v_layout.outer, swizzle=v_layout.inner),
             work=storage.work.get_tensor(cute.make_layout((TILE_WORDS, 2))),
         )
-        groups, stages = self.groups, self.stages
-        rings = SimpleNamespace(
-            q=tma_ring(storage.q_barriers.data_ptr(), 1, groups, self.q_bytes),
-            k=tma_ring(storage.k_barriers.data_ptr(), stages, groups, self.k_bytes),
-            v=tma_ring(storage.v_barriers.data_ptr(), stages, groups, self.v_bytes),
-            work=work_ring(storage.work_barriers.data_ptr(), groups),
-        )
+        rings = rings_of(self.variant, storage, self.num_bytes)
         tensors = SimpleNamespace(
             out=out,
             offsets=offsets,

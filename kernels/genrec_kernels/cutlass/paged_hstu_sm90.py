@@ -19,15 +19,13 @@ import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, const_expr
-from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
-from cutlass.tensor_utils import LayoutEnum
-from cutlass.utils import hopper_helpers as sm90
 
 from genrec_kernels.cutlass.block_sizes import REGISTERS, TILE_WORDS, WARP, WARP_GROUP
 from genrec_kernels.cutlass.paged_compute_warps import compute_paged_tiles
 from genrec_kernels.cutlass.paged_load_warp import load_paged_tiles
-from genrec_kernels.cutlass.rings import tma_ring, work_ring
+from genrec_kernels.cutlass.rings import rings_of
+from genrec_kernels.cutlass.tma_operands import tma_operands
 from genrec_kernels.cutlass.variants import AttentionVariant
 
 
@@ -81,30 +79,18 @@ class PagedHSTUSm90:
             half_alpha, inverse_norm: alpha / 2 and 1 / N.
         """
         dtype, variant = q.element_type, self.variant
-        width, rows, keys, stages = variant.width, variant.rows, variant.keys, variant.stages
-        q_rows = cute.make_tensor(q.iterator, cute.select(q.layout, mode=[0, 2, 1]))
-        k_rows = cute.make_tensor(k_pages.iterator, cute.select(k_pages.layout, mode=[2, 3, 1, 0]))
-        v_rows = cute.make_tensor(v_pages.iterator, cute.select(v_pages.layout, mode=[3, 2, 1, 0]))
-        row_major, column_major = LayoutEnum.ROW_MAJOR, LayoutEnum.COL_MAJOR
-        q_layout = sm90.make_smem_layout_a(row_major, (rows, keys, width), dtype, 1)
-        k_layout = sm90.make_smem_layout_b(row_major, (rows, keys, width), dtype, stages)
-        v_layout = sm90.make_smem_layout_b(column_major, (rows, width, keys), dtype, stages)
-        load = cpasync.CopyBulkTensorTileG2SOp()
-        one = (None, None, 0)
-        q_copy, q_tma = cpasync.make_tiled_tma_atom(
-            load, q_rows, cute.slice_(q_layout, one), (rows, width)
+        stages = variant.stages
+        tiles = tma_operands(
+            variant,
+            cute.make_tensor(q.iterator, cute.select(q.layout, mode=[0, 2, 1])),
+            cute.make_tensor(k_pages.iterator, cute.select(k_pages.layout, mode=[2, 3, 1, 0])),
+            cute.make_tensor(v_pages.iterator, cute.select(v_pages.layout, mode=[3, 2, 1, 0])),
         )
-        k_copy, k_tma = cpasync.make_tiled_tma_atom(
-            load, k_rows, cute.slice_(k_layout, one), (keys, width)
-        )
-        v_copy, v_tma = cpasync.make_tiled_tma_atom(
-            load, v_rows, cute.slice_(v_layout, one), (width, keys)
-        )
-        self.q_bytes = cute.size_in_bytes(dtype, cute.slice_(q_layout, one))
-        self.v_bytes = cute.size_in_bytes(dtype, cute.slice_(v_layout, one))
         # A tile's bias comes with its keys.
-        bias_floats = keys if variant.same_bias else 0
-        self.k_bytes = cute.size_in_bytes(dtype, cute.slice_(k_layout, one)) + 4 * bias_floats
+        bias_floats = variant.keys if variant.same_bias else 0
+        self.num_bytes = SimpleNamespace(
+            q=tiles.q.num_bytes, k=tiles.k.num_bytes + 4 * bias_floats, v=tiles.v.num_bytes
+        )
 
         @cute.struct
         class SharedStorage:
@@ -114,18 +100,18 @@ class PagedHSTUSm90:
             work_barriers: cute.struct.MemRange[cutlass.Int64, 4]
             work: cute.struct.MemRange[Int32, 2 * TILE_WORDS]
             bias: cute.struct.Align[cute.struct.MemRange[Float32, bias_floats * stages], 128]
-            q: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(q_layout)], 1024]
-            k: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(k_layout)], 1024]
-            v: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(v_layout)], 1024]
+            q: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.q.layout)], 1024]
+            k: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.k.layout)], 1024]
+            v: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.v.layout)], 1024]
 
         self.storage = SharedStorage
         self.kernel(
-            q_copy,
-            q_tma,
-            k_copy,
-            k_tma,
-            v_copy,
-            v_tma,
+            tiles.q.copy,
+            tiles.q.tensor,
+            tiles.k.copy,
+            tiles.k.tensor,
+            tiles.v.copy,
+            tiles.v.tensor,
             q,
             k,
             v,
@@ -141,9 +127,9 @@ class PagedHSTUSm90:
             splits,
             half_alpha,
             inverse_norm,
-            q_layout,
-            k_layout,
-            v_layout,
+            tiles.q.layout,
+            tiles.k.layout,
+            tiles.v.layout,
         ).launch(
             grid=(blocks, 1, 1),
             block=(self.threads, 1, 1),
@@ -187,12 +173,12 @@ class PagedHSTUSm90:
         loading warp tells of two tiles; `rings`: the barriers of each of these; `tensors` and
         `scalars`, as the launch has them.
         """
-        variant, groups, stages = self.variant, self.variant.groups, self.variant.stages
+        variant = self.variant
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         storage = SmemAllocator().allocate(self.storage)
         bias_tile = None
         if const_expr(variant.same_bias):
-            bias_tile = storage.bias.get_tensor(cute.make_layout((variant.keys, stages)))
+            bias_tile = storage.bias.get_tensor(cute.make_layout((variant.keys, variant.stages)))
         shared = SimpleNamespace(
             q=storage.q.get_tensor(q_layout.outer, swizzle=q_layout.inner),
             k=storage.k.get_tensor(k_layout.outer, swizzle=k_layout.inner),
@@ -200,12 +186,7 @@ class PagedHSTUSm90:
             bias=bias_tile,
             work=storage.work.get_tensor(cute.make_layout((TILE_WORDS, 2))),
         )
-        rings = SimpleNamespace(
-            q=tma_ring(storage.q_barriers.data_ptr(), 1, groups, self.q_bytes),
-            k=tma_ring(storage.k_barriers.data_ptr(), stages, groups, self.k_bytes),
-            v=tma_ring(storage.v_barriers.data_ptr(), stages, groups, self.v_bytes),
-            work=work_ring(storage.work_barriers.data_ptr(), groups),
-        )
+        rings = rings_of(variant, storage, self.num_bytes)
         tensors = SimpleNamespace(
             q=q,
             k=k,
