@@ -7,7 +7,7 @@ import cutlass.cute as cute
 from cutlass import Boolean, Float32, Int32, Int64, const_expr
 from cutlass.cute.nvgpu import cpasync
 
-from genrec_kernels.cutlass.block_sizes import TILE_WORDS, WARP
+from genrec_kernels.cutlass.block_sizes import WARP
 from genrec_kernels.cutlass.key_parts import tiles_of_part
 from genrec_kernels.cutlass.key_tiles import limits_of_rows
 from genrec_kernels.cutlass.load_warp import tma_views
@@ -73,11 +73,8 @@ def load_paged_tiles(variant: cutlass.Constexpr, loads, shared, tensors, scalars
             begin, end = tiles_of_part(num_keys, split, splits, keys)
         slot = work_put.acquire_and_advance()
         if lane == 0:
-            words = (
-                *(start, num_rows, num_keys, head, first_row),
-                *(split, begin, end, request),
-            )
-            for i in cutlass.range_constexpr(TILE_WORDS - 1):
+            words = (start, num_rows, num_keys, head, first_row, split, begin, end)
+            for i in cutlass.range_constexpr(len(words)):
                 work[i, slot.index] = words[i]
             slot.commit()
         if running:
