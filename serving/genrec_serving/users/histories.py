@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from genrec_model.features.reserved import UNKNOWN, UNKNOWN_ACTION
 from genrec_model.features.vocabulary import ItemId, Vocabulary
 from genrec_serving.histories import IndexedHistory, ParquetHistories
 from genrec_serving.requests import MAX_AHEAD_S
+from genrec_serving.sized_lru import SizedLru
 from genrec_serving.users.events import (
     MAX_APPEND,
     MAX_ID_LENGTH,
@@ -67,8 +67,9 @@ class UserHistories:
         self._vocabulary = vocabulary
         self.store = store
         self.base = base
-        self._indexed: OrderedDict[str, _Indexed] = OrderedDict()
-        self._indexed_events = 0
+        self._indexed: SizedLru[str, _Indexed] = SizedLru(
+            MAX_INDEXED_EVENTS, lambda indexed: len(indexed.history)
+        )
 
     async def get(self, user_id: ItemId) -> IndexedHistory | None:
         """All events of the user in order of time, None for a user who is not known.
@@ -80,9 +81,9 @@ class UserHistories:
         tag = await self.store.tag(user)
         if tag is None:
             return self._from_base(user_id)
-        if user in self._indexed and self._indexed[user].tag == tag:
-            self._indexed.move_to_end(user)
-            return self._indexed[user].history
+        found = self._indexed.get(user)
+        if found is not None and found.tag == tag:
+            return found.history
         state = await self.store.read(user)
         if state is None:  # forgotten in between
             return self._from_base(user_id)
@@ -139,7 +140,7 @@ class UserHistories:
         user = str(user_id)
         in_base = self._from_base(user_id) is not None
         forgotten = await self.store.forget(user, hide_base=in_base)
-        self._drop(user)
+        self._indexed.pop(user)
         return forgotten
 
     def _check(self, events: Sequence[UserEvent], *, now: int) -> None:
@@ -177,18 +178,17 @@ class UserHistories:
         """A state in the model's indices; only what is new is encoded, where that is known."""
         user, events = str(user_id), state.events
         if not events:
-            self._drop(user)
+            self._indexed.pop(user)
             return None if state.hides_base else self._from_base(user_id)
         found = self._indexed.get(user)
         if found is not None and found.tag == state.tag:
-            self._indexed.move_to_end(user)
             return found.history
         history = None if found is None else self._extended(found, state)
         if history is None:
             base = None if state.hides_base else self._from_base(user_id)
             history = self._encoded(events)
             history = history if base is None else base.merged(history)
-        self._keep(user, _Indexed(state.tag, history, mark_of(state)))
+        self._indexed.put(user, _Indexed(state.tag, history, mark_of(state)))
         return history
 
     def _extended(self, found: _Indexed, state: UserState) -> IndexedHistory | None:
@@ -209,17 +209,6 @@ class UserHistories:
             ),
             timestamps=np.array([e.timestamp for e in events], np.int64),
         )
-
-    def _keep(self, user: str, indexed: _Indexed) -> None:
-        self._drop(user)
-        self._indexed[user] = indexed
-        self._indexed_events += len(indexed.history)
-        while self._indexed_events > MAX_INDEXED_EVENTS and len(self._indexed) > 1:
-            self._drop(next(iter(self._indexed)))
-
-    def _drop(self, user: str) -> None:
-        if user in self._indexed:
-            self._indexed_events -= len(self._indexed.pop(user).history)
 
 
 def check_user(user_id: ItemId) -> None:

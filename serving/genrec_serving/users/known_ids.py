@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import NamedTuple
 
+from genrec_serving.sized_lru import SizedLru
 from genrec_serving.users.events import Mark, UserState, ids_of, mark_of
 
 #: Ids of all users that are remembered, some 60 bytes each.
@@ -27,13 +27,11 @@ class KnownIds:
     """
 
     def __init__(self, most: int = MAX_IDS) -> None:
-        self._most = most
-        self._count = 0
-        self._of: OrderedDict[str, _Known] = OrderedDict()
+        self._of: SizedLru[str, _Known] = SizedLru(most, lambda known: len(known.ids))
 
     def take(self, user: str, state: UserState | None) -> set[str]:
         """Ids of a state's events; they are the caller's now."""
-        found = self._forget(user)
+        found = self._of.pop(user)
         if state is None:
             return set()
         if found is None:
@@ -48,16 +46,7 @@ class KnownIds:
 
     def keep(self, user: str, state: UserState, known: set[str]) -> None:
         """Remember the ids of a state; they are not the caller's any more."""
-        self._forget(user)
-        if not state.events:
-            return
-        self._of[user] = _Known(state.tag, mark_of(state), known)
-        self._count += len(known)
-        while self._count > self._most and len(self._of) > 1:
-            self._forget(next(iter(self._of)))
-
-    def _forget(self, user: str) -> _Known | None:
-        found = self._of.pop(user, None)
-        if found is not None:
-            self._count -= len(found.ids)
-        return found
+        if state.events:
+            self._of.put(user, _Known(state.tag, mark_of(state), known))
+        else:
+            self._of.pop(user)

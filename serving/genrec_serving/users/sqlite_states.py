@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
 from genrec_model.errors import StoreError
+from genrec_serving.sized_lru import SizedLru
 from genrec_serving.users.events import UserEvent, UserState
 
 #: `base` is the tag of the state that the events came after: those of another one do not count.
@@ -80,12 +80,10 @@ class States:
     ) -> None:
         self._encode = encode
         self._decode = decode
-        self._most = most
         self._encode_events = msgspec.msgpack.Encoder().encode
         self._decode_events = msgspec.msgpack.Decoder(tuple[UserEvent, ...]).decode
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, Held] = OrderedDict()
-        self._num_events = 0
+        self._known: SizedLru[str, Held] = SizedLru(most, lambda held: len(held.state.events))
 
     def tag(self, connection: sqlite3.Connection, user: str) -> str | None:
         """Tag of a user's state."""
@@ -158,16 +156,10 @@ class States:
     def know(self, user: str, held: Held | None) -> None:
         """Keep what the file has, once that is sure: after the transaction."""
         with self._lock:
-            old = self._known.pop(user, None)
-            if old is not None:
-                self._num_events -= len(old.state.events)
             if held is None:
-                return
-            self._known[user] = held
-            self._num_events += len(held.state.events)
-            while self._num_events > self._most and len(self._known) > 1:
-                _, dropped = self._known.popitem(last=False)
-                self._num_events -= len(dropped.state.events)
+                self._known.pop(user)
+            else:
+                self._known.put(user, held)
 
     @staticmethod
     def _added(connection: sqlite3.Connection, user: str, number: int) -> list[Any]:

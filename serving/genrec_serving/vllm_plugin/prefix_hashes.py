@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from genrec_serving.sized_lru import SizedLru
 
 #: Bytes of histories that are remembered, so that only their new pages are hashed.
 REMEMBERED_BYTES = 32 << 20
@@ -36,8 +37,9 @@ class PrefixHasher:
     ) -> None:
         self._page_rows = page_rows
         self._seed = hashlib.sha256(salt.encode()).digest()
-        self._room = remembered_bytes
-        self._remembered: OrderedDict[bytes, _Hashed] = OrderedDict()
+        self._remembered: SizedLru[bytes, _Hashed] = SizedLru(
+            remembered_bytes, lambda hashed: len(hashed.pages), least=0
+        )
 
     def __call__(self, request: Any) -> list[Any]:
         """Hashes of the pages that a vLLM request has no hash of yet."""
@@ -52,7 +54,7 @@ class PrefixHasher:
         (first,) = _chain(data[:page_bytes], page_bytes, 0, self._seed)
         hashes = self._known(first, data, page_bytes) or [first]
         hashes += _chain(data, page_bytes, len(hashes), hashes[-1])
-        self._remember(first, _Hashed(data, hashes))
+        self._remembered.put(first, _Hashed(data, hashes))
         return list(hashes)
 
     def _known(self, first: bytes, data: bytes, page_bytes: int) -> list[bytes] | None:
@@ -64,16 +66,6 @@ class PrefixHasher:
         if before.pages[:common] != data[:common]:
             return None
         return before.hashes[: common // page_bytes]
-
-    def _remember(self, first: bytes, hashed: _Hashed) -> None:
-        before = self._remembered.pop(first, None)
-        if before is not None:
-            self._room += len(before.pages)
-        self._remembered[first] = hashed
-        self._room -= len(hashed.pages)
-        while self._room < 0:
-            _, oldest = self._remembered.popitem(last=False)
-            self._room += len(oldest.pages)
 
 
 def _chain(data: bytes, page_bytes: int, page: int, last: bytes) -> list[bytes]:

@@ -200,4 +200,4 @@ def test_the_ids_of_the_least_recent_are_dropped() -> None:
         ids.keep(user, state, ids_of(state))
     assert list(ids._of) == ["b", "c"]
     ids.keep("c", UserState("t"), set())
-    assert (list(ids._of), ids._count) == (["b"], 200)
+    assert (list(ids._of), ids._of.size) == (["b"], 200)

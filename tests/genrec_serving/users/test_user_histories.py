@@ -48,12 +48,12 @@ async def test_a_history_is_indexed_once(users, truth, monkeypatch) -> None:
 
 
 async def test_indexed_histories_are_bounded(users, truth, monkeypatch) -> None:
-    monkeypatch.setattr(histories, "MAX_INDEXED_EVENTS", 3)
+    monkeypatch.setattr(users._indexed, "most", 3)
     for user in "abc":
         await users.append(user, [event(1), event(2)], now=truth.now)
         assert len(await users.get(user)) == 2
     assert list(users._indexed) == ["c"]
-    assert users._indexed_events == 2
+    assert users._indexed.size == 2
 
 
 async def test_a_forgotten_user_is_unknown_and_may_come_back(users, truth) -> None:
