@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import re
 import subprocess
-from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -47,8 +46,8 @@ LAYOUTS = {
 
 
 @cache
-def built(width: int = 128, *, held_queries: bool = False) -> BuiltKernel:
-    return compile_variant(replace(fp8_variant_of(width), held_queries=held_queries))
+def built(width: int = 128) -> BuiltKernel:
+    return compile_variant(fp8_variant_of(width))
 
 
 def run(
@@ -136,10 +135,6 @@ def test_layouts(layout: list[tuple[int, int]]) -> None:
 @pytest.mark.parametrize("width", [64, 128, 256])
 def test_widths(width: int) -> None:
     assert_right(run(built(width), [(300, 3), (37, 0)], heads=3))
-
-
-def test_queries_in_registers() -> None:
-    assert_right(run(built(held_queries=True), [(300, 3), (37, 0)], heads=3))
 
 
 @pytest.mark.parametrize("width", [64, 128, 256])

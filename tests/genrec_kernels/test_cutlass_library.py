@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,18 @@ def test_a_kernel_that_was_not_written_whole_is_none(
     with pytest.raises(OSError, match="disk full"):
         kernel.write(b"machine code")
     assert compiled_kernels(tmp_path) == {}
+
+
+@pytest.mark.parametrize(("value", "taken"), [(False, True), (True, False)])
+def test_a_kernel_of_another_version(tmp_path: Path, value: bool, taken: bool) -> None:
+    """It has an option that is not known here; where that is off, the kernel is the same."""
+    kernel = replace(KERNEL, folder=tmp_path)
+    kernel.write(b"machine code")
+    (path,) = tmp_path.glob("*.json")
+    fields = json.loads(path.read_text())
+    fields["variant"]["an_option"] = value
+    path.write_text(json.dumps(fields))
+    assert compiled_kernels(tmp_path) == ({kernel.variant.name: kernel} if taken else {})
 
 
 def test_short_sequences_have_tiles_of_their_own_where_they_pay() -> None:

@@ -89,9 +89,6 @@ def main() -> None:
         metavar=("GROUPS", "KEYS", "STAGES", "RESIDENT"),
         help="in place of the variant's own",
     )
-    parser.add_argument(
-        "--held-queries", action="store_true", help="keep a tile's queries in registers (fp8)"
-    )
     arguments = parser.parse_args()
     for variant in all_variants():
         if arguments.match in variant.name:
@@ -100,8 +97,6 @@ def main() -> None:
                 variant = replace(
                     variant, groups=groups, keys=keys, stages=stages, resident=resident
                 )
-            if arguments.held_queries:
-                variant = replace(variant, held_queries=True)
             built = compile_variant(variant)
             replace(built.description, folder=arguments.out).write(built.cubin)
             sys.stdout.write(f"{variant.name}: {len(built.cubin)} bytes\n")

@@ -100,9 +100,6 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                 row_seconds=row_seconds,
             )
             q_place = q_get.wait_and_advance()
-            if const_expr(variant.held_queries):
-                cute.autovec_copy(parts.sq, parts.rq)
-                q_place.release()
             sums.fill(0.0)
             k_get, v_get = pass_by(k_get, v_get, unseen)
 
@@ -124,12 +121,11 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                         first_key = keys * tile_at(step, own_begin, own_end, end)
                         k_get, v_get = next_step(tile, k_get, v_get, first_key, previous, True)
                         previous = first_key
-                if const_expr(not variant.held_queries):
-                    q_place.release()
+                q_place.release()
                 v_get = last_step(tile, v_get, previous)
                 store(
                     *(variant, sums, tensors.out, start, row, num_rows, head, column),
                     *(inverse_norm, tensors.out.element_type),
                 )
-            elif const_expr(not variant.held_queries):
+            else:
                 q_place.release()

@@ -5,8 +5,6 @@
 from types import SimpleNamespace
 
 import cutlass.cute as cute
-from cutlass import const_expr
-from cutlass.cute.nvgpu import warpgroup
 
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
 from genrec_kernels.cutlass.products import scores_product_of, values_product_of, weights_of
@@ -22,11 +20,10 @@ def fragments_of(variant, shared):
 
     Returns:
         The products: `first_mma`, which adds to a bias if there is one, `next_mma` and `pv_mma`;
-        their operands `rq`, `rk`, `rv` and `weights`; `scores_shape`; `sums`. `sq`, with
-        `held_queries`: what `rq` is loaded from. `row_in_tile` and `column` of the thread's first
-        score: it holds that row and the one 8 below, columns 8j + `column` + {0, 1}. `warp_group`
-        and `thread`: its number, and the thread's in it. `variant`, and `sv`, values in shared
-        memory.
+        their operands `rq`, `rk`, `rv` and `weights`; `scores_shape`; `sums`. `row_in_tile`
+        and `column` of the thread's first score: it holds that row and the one 8 below, columns
+        8j + `column` + {0, 1}. `warp_group` and `thread`: its number, and the thread's in it.
+        `variant`, and `sv`, values in shared memory.
     """
     dtype, groups, keys = shared.q.element_type, variant.groups, variant.keys
     thread, _, _ = cute.arch.thread_idx()
@@ -35,22 +32,13 @@ def fragments_of(variant, shared):
     thread = thread % WARP_GROUP
 
     # The flag that a product adds to its accumulator is set outside of loops.
-    source = warpgroup.OperandSource.SMEM
-    if const_expr(variant.held_queries):
-        source = warpgroup.OperandSource.RMEM
-    first_mma = scores_product_of(dtype, groups, keys, variant.bias, source)
-    next_mma = scores_product_of(dtype, groups, keys, True, source)
+    first_mma = scores_product_of(dtype, groups, keys, variant.bias)
+    next_mma = scores_product_of(dtype, groups, keys, True)
     pv_mma = values_product_of(dtype, groups, variant.width)
     # Operands in shared memory are descriptors that a whole warp group shares.
     qk_group = first_mma.get_slice(warp_group * WARP_GROUP)
     pv_group = pv_mma.get_slice(warp_group * WARP_GROUP)
-    sq = None
-    if const_expr(variant.held_queries):
-        own = first_mma.get_slice(warp_group * WARP_GROUP + thread)
-        sq = own.partition_A(shared.q)
-        rq = own.make_fragment_A(sq)
-    else:
-        rq = qk_group.make_fragment_A(qk_group.partition_A(shared.q))
+    rq = qk_group.make_fragment_A(qk_group.partition_A(shared.q))
     rk = qk_group.make_fragment_B(qk_group.partition_B(shared.k))
     rv = pv_group.make_fragment_B(pv_group.partition_B(shared.v))
     sums_shape = pv_group.partition_shape_C((variant.rows, variant.width))
@@ -62,7 +50,6 @@ def fragments_of(variant, shared):
         pv_mma=pv_mma,
         qk_group=qk_group,
         rq=rq,
-        sq=sq,
         rk=rk,
         rv=rv,
         scores_shape=qk_group.partition_shape_C((variant.rows, keys)),

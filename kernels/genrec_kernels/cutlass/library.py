@@ -32,6 +32,10 @@ class LaunchFailed(RuntimeError):
     """The CUDA driver refused a kernel; the message has its reason."""
 
 
+class OtherVersion(RuntimeError):
+    """A compiled kernel is not of this version of the package."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompiledKernel:
     """A compiled variant's description, as in its .json file.
@@ -65,17 +69,34 @@ class CompiledKernel:
 
     @classmethod
     def read(cls, path: Path) -> CompiledKernel:
-        """From its .json file."""
+        """From its .json file.
+
+        Raises:
+            OtherVersion: its variant has an option that this version does not know.
+        """
         fields = json.loads(path.read_text())
-        fields["variant"] = AttentionVariant(**fields["variant"])
+        options = fields["variant"]
+        known = AttentionVariant.__dataclass_fields__
+        foreign = [name for name in options if name not in known]
+        # An option that is off changes nothing.
+        if any(options[name] for name in foreign):
+            raise OtherVersion(f"{path} was compiled by another version: make kernels")
+        fields["variant"] = AttentionVariant(**{n: x for n, x in options.items() if n in known})
         return cls(**fields, folder=path.parent)
 
 
 @cache
 def compiled_kernels(folder: Path = FOLDER) -> dict[str, CompiledKernel]:
-    """What was compiled, by name."""
-    found = (CompiledKernel.read(path) for path in sorted(folder.glob("*.json")))
-    return {kernel.variant.name: kernel for kernel in found}
+    """What was compiled for this version, by name."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            kernel = CompiledKernel.read(path)
+        except OtherVersion as problem:
+            _log.warning("%s", problem)
+        else:
+            found[kernel.variant.name] = kernel
+    return found
 
 
 def launch(

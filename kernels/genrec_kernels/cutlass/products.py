@@ -11,8 +11,9 @@ from cutlass.utils import hopper_helpers as sm90
 from genrec_kernels.cutlass.variants import GROUP_ROWS
 
 
-def scores_product_of(dtype, groups, columns, accumulate, source=warpgroup.OperandSource.SMEM):
+def scores_product_of(dtype, groups, columns, accumulate):
     """Queries by keys, of all computing warp groups, of 64 rows each; keys in shared memory."""
+    source = warpgroup.OperandSource.SMEM
     return _product_of(dtype, groups, columns, OperandMajorMode.K, source, accumulate)
 
 

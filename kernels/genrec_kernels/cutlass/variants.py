@@ -31,7 +31,6 @@ class AttentionVariant:
         resident: blocks that a multiprocessor runs at once.
         paged: whether it is new rows over histories in pages.
         same_bias: of `paged` with `bias`: whether rows of a request have one bias.
-        held_queries: whether a tile's queries stay in registers.
     """
 
     element: Element
@@ -45,7 +44,6 @@ class AttentionVariant:
     resident: int = 1
     paged: bool = False
     same_bias: bool = False
-    held_queries: bool = False
 
     @property
     def name(self) -> str:
@@ -94,7 +92,7 @@ _BIAS_TILES = _TILES | {64: (3, 64, 4, 1)}
 _PAGED_TILES = {64: (2, 64, 6, 1), 128: (2, 64, 4, 1), 256: (2, 64, 2, 1)}
 _OWN_BIAS_PAGED_TILES = _PAGED_TILES | {64: (1, 64, 3, 3)}
 #: Of e4m3: a tile's keys lie along the sum of P V, where 128 bytes are the widest swizzle.
-_FP8_TILES = {64: (3, 128, 4, 1), 128: (2, 128, 4, 1), 256: (2, 64, 4, 1)}
+_FP8_TILES = {64: (3, 128, 4, 1), 128: (3, 64, 6, 1), 256: (2, 64, 4, 1)}
 WIDTHS = tuple(_TILES)
 #: Keys of a tile of paged variants: a page holds a multiple of it.
 PAGE_KEYS = 64
