@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -131,7 +133,8 @@ def odd_engine(
     vllm_engine: ScoringEngine, tiny_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ScoringEngine, Truth]]:
     """Another model: no relative bias, one layer more, and chunks that no page size divides; its
-    passes are padded, as those are that become CUDA graphs.
+    passes are padded, as those are that become CUDA graphs, and a step is scheduled before the one
+    before is answered, as on a GPU.
 
     It asks for the other engine so that both are closed at the end: closing one ends both.
     """
@@ -154,9 +157,30 @@ def odd_engine(
         dataset=tiny_artifact.dataset,
         training={},
     )
-    engine = VllmEngine(artifact, version="1", options=VllmOptions(kv_cache_mb=1, passes="padded"))
+    with pytest.MonkeyPatch.context() as patch:
+        overlap_steps(patch)
+        options = VllmOptions(kv_cache_mb=1, passes="padded")
+        engine = VllmEngine(artifact, version="1", options=options)
     yield engine, Truth(artifact)
     engine.close()
+
+
+def overlap_steps(patch: pytest.MonkeyPatch) -> None:
+    """Let engines that start now overlap steps, which vLLM itself does on a GPU only."""
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    start = LLMEngine.from_engine_args
+
+    def overlapped(arguments: Any) -> LLMEngine:
+        arguments.scheduler_cls = "vllm.v1.core.sched.async_scheduler.AsyncScheduler"
+        engine = start(arguments)
+        core = engine.engine_core.engine_core
+        core.batch_queue_size = 2
+        core.batch_queue = deque(maxlen=core.batch_queue_size)
+        core.step_fn = core.step_with_batch_queue
+        return engine
+
+    patch.setattr(LLMEngine, "from_engine_args", overlapped)
 
 
 @pytest.fixture(scope="session")

@@ -290,6 +290,10 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
         enable_prefix_caching=True,
         kv_transfer_config=host_transfer(config, options),
         enable_chunked_prefill=True,
+        # vLLM leaves this off for pooling models, which mostly wait for the GPU within a step; ours
+        # does not. What watches memory wants the time of each step, and pages that come from the
+        # host are waited for there.
+        async_scheduling=torch.cuda.is_available() and plan is None and not options.host_cache_mb,
         disable_log_stats=True,
         use_tqdm_on_load=False,
         additional_config=additional_config(
@@ -356,6 +360,9 @@ def _start_error(error: Exception) -> EngineError:
 def _scored(answer: Answer) -> Scored:
     """The pooler's columns (see `vllm_plugin.pooler`) by name."""
     columns = answer.columns.numpy()
+    found = columns[:, 0] >= 0
+    if not found.all():
+        columns = columns[found]
     return Scored(
         items=columns[:, 0].astype(np.int64),
         scores=columns[:, 1].astype(np.float32),

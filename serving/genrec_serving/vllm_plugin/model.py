@@ -18,6 +18,7 @@ from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
 
 from genrec_cache.stored_matrix import StoredMatrix
+from genrec_cache.streams import sent
 from genrec_model.features.reserved import NO_ACTION
 from genrec_model.hstu import HSTU
 from genrec_model.hstu.layer import HSTULayer
@@ -236,7 +237,7 @@ class GenrecHSTU(nn.Module):
             ],
             np.int64,
         )
-        known = torch.from_numpy(known_4B).to(device, non_blocking=True)
+        known = sent(torch.from_numpy(known_4B), device)
         rows_of = torch.repeat_interleave(
             known[3].diff(prepend=known.new_zeros(1)), output_size=sum(sizes)
         )

@@ -19,7 +19,7 @@ from torch import Tensor
 from vllm.model_executor.layers.pooler import Pooler
 from vllm.v1.pool.metadata import PoolingMetadata
 
-from genrec_cache.streams import sent
+from genrec_cache.streams import sent, sent_back
 from genrec_serving.next_item import NextItem
 from genrec_serving.vllm_plugin.pooling_request import RankOp, RecommendOp, parse_op
 
@@ -59,7 +59,11 @@ class Finished:
 class HSTUPooler(Pooler):
     """Answers each finished request with float64 [n, 2 + T]: item, next-item score, task logits.
 
-    Doubles hold every item row exactly. A request that asks nothing gets its user vector [W].
+    Doubles hold every item row exactly. Where a filter left none the item is -1. A request
+    that asks nothing gets its user vector [W].
+
+    On a GPU nothing waits for it: answers are CPU tensors that are on their way. vLLM, which waits
+    for the stream before it hands them on, prepares the next step meanwhile.
 
     Args:
         user_embedding: hidden rows [F, W] to unit vectors.
@@ -103,13 +107,13 @@ class HSTUPooler(Pooler):
         return answers
 
     def _columns(self, asked: Sequence[Finished]) -> list[Tensor]:
-        """Answers of finished requests, on the CPU: brought there in one copy."""
+        """Answers of finished requests, on their way to the CPU in one copy."""
         chosen = self._choose(asked)
         candidates = [
             Candidates(
                 request=one.request,
                 history_rows=one.history_rows,
-                # What a filter left empty is computed like the rest, and dropped below.
+                # What a filter left empty is computed like the rest.
                 items=items.clamp(min=0) if isinstance(one.op, RecommendOp) else items,
                 now=one.op.now if one.op else 0,
             )
@@ -119,12 +123,8 @@ class HSTUPooler(Pooler):
         items_R = torch.cat([items for items, _ in chosen])
         scores_R = torch.cat([scores for _, scores in chosen])
         fixed = torch.stack([items_R.double(), scores_R.double()], dim=1)
-        columns = torch.cat([fixed, logits_RT.double()], dim=1).cpu()
-        of_requests = torch.split(columns, [len(items) for items, _ in chosen])
-        return [
-            part[part[:, 0] >= 0] if isinstance(one.op, RecommendOp) else part
-            for one, part in zip(asked, of_requests, strict=True)
-        ]
+        columns = sent_back(torch.cat([fixed, logits_RT.double()], dim=1))
+        return list(torch.split(columns, [len(items) for items, _ in chosen]))
 
     def _finished(self, hidden: Tensor, metadata: PoolingMetadata) -> list[Finished]:
         cursor = metadata.get_pooling_cursor()
