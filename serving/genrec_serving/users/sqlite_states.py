@@ -44,6 +44,10 @@ SELECT users.tag, number, additions.tag, events FROM users
 LEFT JOIN additions ON additions.id = users.id AND base = users.tag AND number > ?
 WHERE users.id = ? ORDER BY number
 """
+#: Writes nothing where the state is another one by now, or has an addition of this number.
+_ADD = """
+INSERT OR IGNORE INTO additions SELECT id, tag, ?, ?, ? FROM users WHERE id = ? AND tag = ?
+"""
 #: After as many additions the state is written anew.
 MAX_ADDITIONS = 64
 #: Events of all states that are kept in this process, some 300 bytes each.
@@ -118,25 +122,39 @@ class States:
             held = Held(held.base, number, state)
         return held
 
-    def write(
-        self, connection: sqlite3.Connection, user: str, before: Held | None, after: UserState
-    ) -> Held:
-        """Write a state in place of another one.
+    def extend(
+        self,
+        connection: sqlite3.Connection,
+        user: str,
+        before: Held | None,
+        after: UserState | None,
+    ) -> Held | None:
+        """Write what a state has more than another one beside that.
 
         Args:
-            connection: in a transaction that `before` was read in.
+            connection: in a transaction that writes.
             user: their id.
-            before: what the file has.
+            before: what the file had, now or earlier.
             after: what it is to have.
+
+        Returns:
+            What the file has then; None where it has something else by now, or where the whole
+            state is to be written. Then nothing was.
         """
-        if before is not None and before.number < MAX_ADDITIONS and after.extends(before.state):
-            fresh = after.events[len(before.state.events) :]
-            held = Held(before.base, before.number + 1, after)
-            connection.execute(
-                "INSERT INTO additions VALUES (?, ?, ?, ?, ?)",
-                (user, held.base, held.number, after.tag, self._encode_events(fresh)),
-            )
-            return held
+        if (
+            before is None
+            or after is None
+            or before.number >= MAX_ADDITIONS
+            or not after.extends(before.state)
+        ):
+            return None
+        held = Held(before.base, before.number + 1, after)
+        fresh = self._encode_events(after.events[len(before.state.events) :])
+        added = connection.execute(_ADD, (held.number, after.tag, fresh, user, held.base))
+        return held if added.rowcount else None
+
+    def replace(self, connection: sqlite3.Connection, user: str, after: UserState) -> Held:
+        """Write a whole state, in a transaction in which nobody else writes."""
         self._forget_additions(connection, user)
         connection.execute(
             "INSERT OR REPLACE INTO users VALUES (?, ?, ?)", (user, after.tag, self._encode(after))

@@ -2,7 +2,9 @@
 
 An append is answered when its transaction is on the disk (write-ahead log, `synchronous=FULL`).
 Appends that wait for the disk at the same time share a transaction. Processes take turns by a lock
-on a file beside it: SQLite's own is tried again and again, at intervals that get long.
+on a file beside it: SQLite's own is tried again and again, at intervals that get long. What is to
+be written is worked out before a process has its turn; where another one wrote something of the
+same user in between, once more within it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from genrec_model.errors import ConfigError, StoreError
 from genrec_serving.users.events import UserState
@@ -30,13 +32,37 @@ _BUSY_S = 5.0
 _LOG_PAGES = 8192
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class _Write:
-    """A change on its way to the disk, and where its result goes."""
+    """A change on its way to the disk, and where its result goes.
+
+    outcome: the result, which holds once it is on the disk.
+    """
 
     user: str
     change: Callable[[UserState | None], tuple[UserState | None, Any]]
     result: asyncio.Future[Any]
+    outcome: Any = None
+
+
+class _Plan(NamedTuple):
+    """What a transaction does with a user.
+
+    writes: in their order.
+    before: what the file has.
+    after: the state after all of them.
+    """
+
+    user: str
+    writes: list[_Write]
+    before: Held | None
+    after: UserState | None
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the file has the state already."""
+        tag = None if self.before is None else self.before.state.tag
+        return tag == (None if self.after is None else self.after.tag)
 
 
 class SqliteStore(HistoryStore):
@@ -104,7 +130,8 @@ class SqliteStore(HistoryStore):
         self._turn.close()
 
     async def _submit(self, user: str, change: Callable[[UserState | None], Any]) -> Any:
-        write = _Write(user, change, asyncio.get_running_loop().create_future())
+        result = asyncio.get_running_loop().create_future()
+        write = _Write(user=user, change=change, result=result)
         self._waiting.append(write)
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_all())
@@ -115,23 +142,29 @@ class SqliteStore(HistoryStore):
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                results = await self._in_thread(self._write_thread, self._transact, batch)
+                await self._in_thread(self._write_thread, self._transact, batch)
             except StoreError as error:
                 for write in batch:
                     if not write.result.done():
                         write.result.set_exception(error)
                 continue
-            for write, result in zip(batch, results, strict=True):
+            for write in batch:
                 if not write.result.done():  # nobody waits any more
-                    write.result.set_result(result)
+                    write.result.set_result(write.outcome)
 
-    def _transact(self, batch: list[_Write]) -> list[Any]:
-        with self._my_turn(), _transaction(self._writer, "IMMEDIATE"):
-            seen: dict[str, Held | None] = {}
-            results = [self._write(write, seen) for write in batch]
-        for user, held in seen.items():
+    def _transact(self, batch: list[_Write]) -> None:
+        writes_of: dict[str, list[_Write]] = {}
+        for write in batch:
+            writes_of.setdefault(write.user, []).append(write)
+        with _transaction(self._writer, "DEFERRED"):
+            plans = [self._plan(user, writes) for user, writes in writes_of.items()]
+        if not all(plan.changes_nothing for plan in plans):
+            with self._my_turn(), _transaction(self._writer, "IMMEDIATE"):
+                written = [(plan.user, self._write(plan)) for plan in plans]
+        else:
+            written = [(plan.user, plan.before) for plan in plans]
+        for user, held in written:
             self._states.know(user, held)
-        return results
 
     @contextmanager
     def _my_turn(self) -> Iterator[None]:
@@ -141,18 +174,28 @@ class SqliteStore(HistoryStore):
         finally:
             fcntl.flock(self._turn, fcntl.LOCK_UN)
 
-    def _write(self, write: _Write, seen: dict[str, Held | None]) -> Any:
-        """Make one change; `seen` is what the file has of users whom the transaction met."""
-        user, connection = write.user, self._writer
-        before = seen[user] if user in seen else self._states.read(connection, user)
-        seen[user] = before
-        after, result = write.change(None if before is None else before.state)
-        if after is None:
-            self._states.remove(connection, user)
-            seen[user] = None
-        elif before is None or after.tag != before.state.tag:
-            seen[user] = self._states.write(connection, user, before, after)
-        return result
+    def _plan(self, user: str, writes: list[_Write]) -> _Plan:
+        """Make a user's changes to what the file has, within a transaction."""
+        before = self._states.read(self._writer, user)
+        after = None if before is None else before.state
+        for write in writes:
+            after, write.outcome = write.change(after)
+        return _Plan(user, writes, before, after)
+
+    def _write(self, plan: _Plan) -> Held | None:
+        """Write a state, in this process's turn; what the file has then."""
+        held = self._states.extend(self._writer, plan.user, plan.before, plan.after)
+        if held is not None:
+            return held
+        # Another process came first, or it is no mere addition: with what the file has now.
+        plan = self._plan(plan.user, plan.writes)
+        if plan.changes_nothing:
+            return plan.before
+        if plan.after is None:
+            self._states.remove(self._writer, plan.user)
+            return None
+        held = self._states.extend(self._writer, plan.user, plan.before, plan.after)
+        return held or self._states.replace(self._writer, plan.user, plan.after)
 
     def _read(self, user: str) -> UserState | None:
         with _transaction(self._reader, "DEFERRED"):

@@ -6,6 +6,8 @@ import asyncio
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +94,51 @@ async def test_a_failed_transaction_leaves_nothing_behind(tmp_path) -> None:
     assert [e.event_id for e in (await other.read("1")).events] == ["e1", "e2", "e3"]
     await store.close()
     await other.close()
+
+
+@pytest.mark.parametrize("meanwhile", ["appended", "between", "forgotten", "hidden", "nothing"])
+async def test_what_another_process_writes_before_our_turn_is_seen(
+    tmp_path, monkeypatch, meanwhile
+) -> None:
+    path = tmp_path / "users.db"
+    ours, theirs = (SqliteStore(path, events_per_user=LIMIT) for _ in "ab")
+    await ours.append("1", [event(i) for i in range(3)])
+    await ours.append("2", [event(i) for i in range(3)])
+    turn, planned = ours._my_turn, []
+
+    @contextmanager
+    def after_theirs() -> Iterator[None]:
+        # In the thread that has worked out what to write, and has no lock yet.
+        planned.append(meanwhile)
+        if meanwhile in ("forgotten", "hidden"):
+            asyncio.run(theirs.forget("1", hide_base=meanwhile == "hidden"))
+        elif meanwhile != "nothing":
+            time = 7 if meanwhile == "appended" else 1
+            asyncio.run(theirs.append("1", [event(7, time=time), event(9, time=time)]))
+        with turn():
+            yield
+
+    monkeypatch.setattr(ours, "_my_turn", after_theirs)
+    one, two, again = await asyncio.gather(
+        ours.append_and_read("1", [event(8), event(9)]),
+        ours.append_and_read("2", [event(8)]),
+        ours.append_and_read("1", [event(10)]),
+    )
+    assert planned == [meanwhile]
+    before = {
+        "appended": ["e0", "e1", "e2", "e7", "e9", "e8"],
+        "between": ["e0", "e1", "e7", "e9", "e2", "e8"],
+        "nothing": ["e0", "e1", "e2", "e8", "e9"],
+    }.get(meanwhile, ["e8", "e9"])
+    assert [e.event_id for e in one[1].events] == before
+    assert one[0].duplicates == (meanwhile in ("appended", "between"))
+    assert [e.event_id for e in again[1].events] == [*before, "e10"]
+    assert again[1].hides_base == (meanwhile == "hidden")
+    assert [e.event_id for e in two[1].events] == ["e0", "e1", "e2", "e8"]
+    for store in (ours, theirs, SqliteStore(path, events_per_user=LIMIT)):
+        assert (await store.read("1")).events == again[1].events
+        assert (await store.read("2")).events == two[1].events
+        await store.close()
 
 
 async def test_events_that_cannot_be_read_are_said(tmp_path) -> None:
