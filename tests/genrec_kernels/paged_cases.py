@@ -420,10 +420,13 @@ def run_compiled(case: Case, **options: object) -> Tensor:
 @pytest.mark.usefixtures("poison")
 @pytest.mark.parametrize("bias", ["none", "own", "same"])
 @pytest.mark.parametrize("width", [64, 128, 256])
+@pytest.mark.parametrize("page", [16, 48, 64])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_compiled_equals_the_twin(layout: list[tuple[int, int]], width: int, bias: str) -> None:
+def test_compiled_equals_the_twin(
+    layout: list[tuple[int, int]], page: int, width: int, bias: str
+) -> None:
     case = make_case(
-        layout, dtype=torch.bfloat16, page=64, width=width, with_bias=bias != "none",
+        layout, dtype=torch.bfloat16, page=page, width=width, with_bias=bias != "none",
         candidates=bias == "same",
     )  # fmt: skip
     most = max(new for _, new in layout), max(cached for cached, _ in layout)
@@ -436,23 +439,26 @@ def test_compiled_equals_the_twin(layout: list[tuple[int, int]], width: int, bia
 
 
 @needs_cutlass
-def test_compiled_half_precision_and_pages_of_several_tiles() -> None:
-    case = make_case([(700, 90), (129, 3)], dtype=torch.float16, page=192, width=64)
+@pytest.mark.parametrize("page", [32, 80, 192])
+def test_compiled_half_precision_and_large_pages(page: int) -> None:
+    case = make_case([(700, 90), (129, 3)], dtype=torch.float16, page=page, width=64)
     case.check(run_compiled(case))
 
 
 @needs_cutlass
-def test_compiled_on_layouts_of_pages() -> None:
+@pytest.mark.parametrize("page", [16, 64])
+def test_compiled_on_layouts_of_pages(page: int) -> None:
     """Heads beside rows, as some versions of vLLM lay pages out."""
-    case = make_case([(700, 90), (129, 3)], dtype=torch.bfloat16, page=64, width=128)
+    case = make_case([(700, 90), (129, 3)], dtype=torch.bfloat16, page=page, width=128)
     beside = case.kv_pages.transpose(1, 2).contiguous().transpose(1, 2)
     case.check(run_compiled(replace(case, kv_pages=beside)))
 
 
 @needs_cutlass
-def test_compiled_follows_the_lengths_in_a_graph() -> None:
+@pytest.mark.parametrize("page", [16, 64])
+def test_compiled_follows_the_lengths_in_a_graph(page: int) -> None:
     case = make_case(
-        [(600, 100), (500, 80)], dtype=torch.bfloat16, page=64, width=64, candidates=True
+        [(600, 100), (500, 80)], dtype=torch.bfloat16, page=page, width=64, candidates=True
     )
     options = {"same_bias": True, "max_new_rows": 100, "max_keys": 640}
     run_compiled(case, **options)
@@ -467,6 +473,6 @@ def test_compiled_follows_the_lengths_in_a_graph() -> None:
 
 @needs_cutlass
 def test_compiled_refuses_with_a_reason() -> None:
-    case = make_case([(20, 3)], dtype=torch.bfloat16, page=16, width=64)
-    with pytest.raises(BackendUnavailable, match="pages of a multiple of 64 rows"):
+    case = make_case([(20, 3)], dtype=torch.bfloat16, page=24, width=64)
+    with pytest.raises(BackendUnavailable, match="pages of a multiple of 16 rows"):
         run_compiled(case)

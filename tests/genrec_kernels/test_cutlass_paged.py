@@ -24,7 +24,7 @@ from genrec_kernels.cutlass.build import BuiltKernel, compile_variant
 from genrec_kernels.cutlass.emulation import emulate
 from genrec_kernels.cutlass.paged_hstu_attention import MOST_BIAS_BYTES, unsupported
 from genrec_kernels.cutlass.parameters import paged_parameters
-from genrec_kernels.cutlass.variants import all_variants, paged_variant_of
+from genrec_kernels.cutlass.variants import SMALL_PAGE_KEYS, all_variants, paged_variant_of
 from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.ptx_emulator import Kernel
 from genrec_kernels.ptx_emulator.program import PtxError
@@ -49,9 +49,12 @@ def built(
     width: int = 64,
     bias: Bias = "none",
     element: Literal["bf16", "fp16"] = "bf16",
+    page: int = 64,
 ) -> BuiltKernel:
     return compile_variant(
-        paged_variant_of(element, width, bias=bias != "none", same_bias=bias == "same")
+        paged_variant_of(
+            element, width, bias=bias != "none", same_bias=bias == "same", page_size=page
+        )
     )
 
 
@@ -180,6 +183,56 @@ def test_pages_of_several_tiles(page: int) -> None:
     assert_right(run(built(), [(500, 9), (193, 3), (0, 1)], page=page))
 
 
+SMALL_LAYOUTS = {
+    "one row of nothing": LAYOUTS["one row of nothing"],
+    "around boxes": [(0, 130), (1, 2), (0, 0), (15, 1), (16, 2), (17, 65), (63, 2), (65, 1)],
+    "several tiles": [(300, 150), (70, 3)],
+    # More tiles than the lanes of a warp find boxes for at a time.
+    "many tiles": [(1100, 3), (449, 2), (448, 1), (512, 1)],
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "bias"),
+    [(16, "none"), (16, "own"), (16, "same"), (32, "same"), (48, "none"), (80, "own")],
+)
+@pytest.mark.parametrize("layout", SMALL_LAYOUTS.values(), ids=SMALL_LAYOUTS)
+def test_small_pages(layout: list[tuple[int, int]], page: int, bias: Bias) -> None:
+    assert_right(run(built(bias=bias, page=SMALL_PAGE_KEYS), layout, page=page, heads=1))
+
+
+@pytest.mark.parametrize("bias", ["none", "own", "same"])
+@pytest.mark.parametrize("width", [128, 256])
+def test_small_pages_of_wide_heads(width: int, bias: Bias) -> None:
+    kernel = built(width, bias, page=SMALL_PAGE_KEYS)
+    assert_right(run(kernel, [(180, 30), (81, 1)], page=48, heads=1))
+
+
+def test_small_pages_in_half_precision() -> None:
+    kernel = built(element="fp16", page=SMALL_PAGE_KEYS)
+    assert_right(run(kernel, LAYOUTS["around pages"], page=16), 5e-4)
+
+
+@pytest.mark.parametrize("splits", [2, 7])
+@pytest.mark.parametrize("bias", ["none", "own", "same"])
+def test_small_pages_in_parts(splits: int, bias: Bias) -> None:
+    kernel = built(bias=bias, page=SMALL_PAGE_KEYS)
+    assert_right(run(kernel, [(1000, 5), (10, 2), (0, 1)], page=16, splits=splits, blocks=3))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_small_pages_in_any_order(seed: int) -> None:
+    kernel = built(bias="same", page=SMALL_PAGE_KEYS)
+    assert_right(run(kernel, [(520, 70), (70, 1)], page=32, blocks=1 + seed, seed=seed))
+
+
+@pytest.mark.parametrize("page", [16, 48, 64])
+@pytest.mark.parametrize("cached", [1, 16, 33, 81, 470])
+def test_no_page_number_is_read_past_a_history(cached: int, page: int) -> None:
+    """The table ends with the history, and what is read past a tensor is a fault."""
+    assert_right(run(built(bias="same", page=page), [(cached, 2)], page=page, heads=1))
+
+
 @pytest.mark.parametrize("splits", [2, 3, 7])
 @pytest.mark.parametrize("bias", ["none", "own", "same"])
 def test_parts_of_keys(splits: int, bias: Bias) -> None:
@@ -206,13 +259,14 @@ def test_a_missing_wait_is_seen(wait: str) -> None:
 
 @pytest.mark.parametrize("bias", ["none", "own", "same"])
 @pytest.mark.parametrize("width", [64, 128, 256])
-def test_machine_code(width: int, bias: Bias, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", [64, SMALL_PAGE_KEYS])
+def test_machine_code(page: int, width: int, bias: Bias, tmp_path: Path) -> None:
     triton = pytest.importorskip("triton", reason="its wheel brings nvdisasm")
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
     if not tool.exists():
         pytest.skip("this Triton has no nvdisasm")
     cubin = tmp_path / "kernel.cubin"
-    cubin.write_bytes(built(width, bias).cubin)
+    cubin.write_bytes(built(width, bias, page=page).cubin)
     sass = subprocess.run([tool, "-c", cubin], check=True, capture_output=True, text=True).stdout
     products = len(re.findall(r"\bHGMMA\b", sass))
     assert products, "no WGMMA: the tensor cores are not used as they should be"
@@ -254,7 +308,8 @@ SIZES = PagedSizes(
         ({}, None),
         ({"head_dim": 32}, "heads of 64, 128, 256"),
         ({"dtype": torch.float32}, "bfloat16 and float16"),
-        ({"page_size": 48}, "pages of a multiple of 64 rows, not of 48"),
+        ({"page_size": 48}, None),
+        ({"page_size": 24}, "pages of a multiple of 16 rows, not of 24"),
         ({"same_bias": False, "num_rows": MOST_BIAS_BYTES // 8192}, None),
         (
             {"same_bias": False, "num_rows": MOST_BIAS_BYTES // 8192 + 1},
@@ -263,10 +318,21 @@ SIZES = PagedSizes(
         ({"same_bias": False, "has_bias": False, "num_rows": 10**6}, None),
     ],
 )
-def test_what_the_kernels_do_not_take(change: dict[str, Any], problem: str | None) -> None:
+def test_what_the_kernels_do_not_take(
+    change: dict[str, Any], problem: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged_hstu_attention, "compiled_kernels", dict)
     found = unsupported(replace(SIZES, **change))
     assert (found is None) == (problem is None)
     assert (problem or "") in (found or "")
+
+
+def test_a_kernel_that_was_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_tiles = {"hstu_paged_bf16_64_same_bias": None}
+    monkeypatch.setattr(paged_hstu_attention, "compiled_kernels", lambda: of_tiles)
+    assert unsupported(SIZES) is None
+    found = unsupported(replace(SIZES, page_size=16))
+    assert found == "hstu_paged_bf16_64_same_bias_page16 was not compiled (make kernels)"
 
 
 @pytest.mark.parametrize(

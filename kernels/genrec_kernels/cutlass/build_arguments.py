@@ -63,7 +63,7 @@ def paged_arguments(variant: AttentionVariant) -> list[Any]:
     """Of `paged_hstu_sm90.PagedHSTUSm90`."""
     element = _ELEMENTS[variant.element]
     rows, heads, width = _open("R"), _open("H"), variant.width
-    pages = (_open("P"), heads, _open("S", variant.keys), width)
+    pages = (_open("P"), heads, _open("S", variant.page_keys), width)
     bias: list[Any] = [None, None]
     if variant.bias:
         bias = [

@@ -18,7 +18,7 @@ from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels, lau
 from genrec_kernels.cutlass.parameters import paged_parameters
 from genrec_kernels.cutlass.variants import (
     ELEMENTS,
-    PAGE_KEYS,
+    SMALL_PAGE_KEYS,
     WIDTHS,
     AttentionVariant,
     paged_variant_of,
@@ -44,8 +44,14 @@ def unsupported(sizes: PagedSizes) -> str | None:
             "its kernels take bfloat16 and float16, and heads of "
             f"{', '.join(map(str, WIDTHS))}, not {sizes.dtype} of {sizes.head_dim}"
         )
-    if sizes.page_size % PAGE_KEYS:
-        return f"its kernels take pages of a multiple of {PAGE_KEYS} rows, not of {sizes.page_size}"
+    if sizes.page_size % SMALL_PAGE_KEYS:
+        return (
+            f"its kernels take pages of a multiple of {SMALL_PAGE_KEYS} rows, "
+            f"not of {sizes.page_size}"
+        )
+    variant = _variant_of(sizes)
+    if compiled_kernels() and variant.name not in compiled_kernels():
+        return f"{variant.name} was not compiled (make kernels)"
     needed = matrix_bytes(sizes) if sizes.has_bias else 0
     if needed > MOST_BIAS_BYTES:
         return (
@@ -71,7 +77,11 @@ def pays(sizes: PagedSizes, device: torch.device) -> bool:
 
 def _variant_of(sizes: PagedSizes) -> AttentionVariant:
     return paged_variant_of(
-        ELEMENTS[sizes.dtype], sizes.head_dim, bias=sizes.has_bias, same_bias=sizes.same_bias
+        ELEMENTS[sizes.dtype],
+        sizes.head_dim,
+        bias=sizes.has_bias,
+        same_bias=sizes.same_bias,
+        page_size=sizes.page_size,
     )
 
 

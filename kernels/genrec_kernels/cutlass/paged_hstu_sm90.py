@@ -1,9 +1,9 @@
 """HSTU attention of new rows over paged keys and values for Hopper (sm_90a), in CuTe DSL.
 
-As `hstu_forward_sm90`, with keys and values from the pages of vLLM's cache: TMA reads a page as a
-box of a tensor of four axes, so a page's number is a coordinate. Rows see no other new row, only
-pages and themselves; what a row gets from itself is added last, without tensor cores. The keys of
-a request may be cut into parts that different blocks take, for few requests on many
+As `hstu_forward_sm90`, with keys and values from the pages of vLLM's cache: TMA reads rows of a
+page as a box of a tensor of four axes, so a page's number is a coordinate. Rows see no other new
+row, only pages and themselves; what a row gets from itself is added last, without tensor cores. The
+keys of a request may be cut into parts that different blocks take, for few requests on many
 multiprocessors.
 
 Letters in shapes: R new rows of all requests, B requests, P pages of the cache, S rows a page,
@@ -64,7 +64,7 @@ class PagedHSTUSm90:
 
         Args:
             q, k, v: [R, H, D], the last axis contiguous, the others' strides multiples of 16 bytes.
-            k_pages, v_pages: [P, H, S, D], likewise; S is a multiple of the keys of a tile.
+            k_pages, v_pages: [P, H, S, D], likewise; S is a multiple of `page_keys`.
             out: [R, H, D], contiguous.
             partial: float32 [parts · R · H, D], written where there is more than one part.
             offsets: int32 [B + 1], first new row of each request.

@@ -11,6 +11,7 @@ from genrec_kernels.cutlass.block_sizes import WARP
 from genrec_kernels.cutlass.key_parts import tiles_of_part
 from genrec_kernels.cutlass.key_tiles import limits_of_rows
 from genrec_kernels.cutlass.load_warp import tma_views
+from genrec_kernels.cutlass.page_boxes import box_views, copy_boxes, find_boxes, steps_ahead
 from genrec_kernels.cutlass.work import find_tile, tiles_of_lane
 
 
@@ -39,11 +40,15 @@ def load_paged_tiles(variant: cutlass.Constexpr, loads, shared, tensors, scalars
     work_put = rings.work.make_producer()
     for copy in (q_copy, k_copy, v_copy):
         cpasync.prefetch_descriptor(copy)
-    gk = cute.local_tile(k_tma, (keys, width), (None, 0, None, None))
-    gv = cute.local_tile(v_tma, (width, keys), (0, None, None, None))
-    tks, tkg = tma_views(k_copy, shared.k, gk)
-    tvs, tvg = tma_views(v_copy, shared.v, gv)
-    tiles_per_page = Int32(cute.size(gk, mode=[2]))
+    if const_expr(variant.page_keys < keys):
+        k_boxes, v_boxes, boxes_per_page = box_views(variant, loads, shared)
+        ahead = steps_ahead(variant)
+    else:
+        gk = cute.local_tile(k_tma, (keys, width), (None, 0, None, None))
+        gv = cute.local_tile(v_tma, (width, keys), (0, None, None, None))
+        tks, tkg = tma_views(k_copy, shared.k, gk)
+        tvs, tvg = tma_views(v_copy, shared.v, gv)
+        tiles_per_page = Int32(cute.size(gk, mode=[2]))
     if const_expr(variant.same_bias):
         bias_copy = cute.make_copy_atom(
             cpasync.CopyBulkG2SOp(), Float32, num_bits_per_copy=keys * Float32.width
@@ -84,33 +89,56 @@ def load_paged_tiles(variant: cutlass.Constexpr, loads, shared, tensors, scalars
             place = q_put.acquire_and_advance()
             cute.copy(q_copy, tqg, tqs[None, place.index], tma_bar_ptr=place.barrier)
 
-            # Numbers of pages, one a lane, are loaded for as many tiles as a warp has lanes.
-            pages = Int32(0)
-            previous_page, previous_place = Int32(0), Int32(0)
-            for step in cutlass.range(end - begin, unroll=1):
-                if step % WARP == 0:
-                    ahead = cutlass.max(end - 1 - step - lane, begin)
-                    pages = Int32(table[request, ahead // tiles_per_page])
-                page = cute.arch.shuffle_sync(pages, step % WARP)
-                tile = end - 1 - step
-                page_place = tile % tiles_per_page
-                place = k_put.acquire_and_advance()
-                cute.copy(
-                    k_copy,
-                    tkg[None, page_place, head, page],
-                    tks[None, place.index],
-                    tma_bar_ptr=place.barrier,
-                )
-                if const_expr(variant.same_bias):
-                    line = tensors.bias[Int64(request), None]
-                    if lane == 0:
-                        cute.copy(
-                            bias_copy,
-                            cute.local_tile(line, (keys,), (tile,)),
-                            shared.bias[None, place.index],
-                            mbar_ptr=place.barrier,
+            if const_expr(variant.page_keys < keys):
+                pages, places = Int32(0), Int32(0)
+                for step in cutlass.range(end - begin, unroll=1):
+                    tile = end - 1 - step
+                    number = step % ahead
+                    if number == 0:
+                        pages, places = find_boxes(
+                            *(variant, table, request, step, begin, end, num_keys, boxes_per_page)
                         )
-                if step > 0:
+                    place = k_put.acquire_and_advance()
+                    copy_boxes(variant, k_boxes, pages, places, number + 1, head, place)
+                    if const_expr(variant.same_bias):
+                        _load_bias(bias_copy, tensors.bias, shared.bias, request, tile, place, keys)
+                    if step > 0:
+                        place = v_put.acquire_and_advance()
+                        copy_boxes(variant, v_boxes, pages, places, number, head, place)
+                if begin < end:
+                    number = (end - begin - 1) % ahead
+                    place = v_put.acquire_and_advance()
+                    copy_boxes(variant, v_boxes, pages, places, number + 1, head, place)
+            else:
+                # Numbers of pages, one a lane, are loaded for as many tiles as a warp has lanes.
+                pages = Int32(0)
+                previous_page, previous_place = Int32(0), Int32(0)
+                for step in cutlass.range(end - begin, unroll=1):
+                    if step % WARP == 0:
+                        lane_tile = cutlass.max(end - 1 - step - lane, begin)
+                        pages = Int32(table[request, lane_tile // tiles_per_page])
+                    page = cute.arch.shuffle_sync(pages, step % WARP)
+                    tile = end - 1 - step
+                    page_place = tile % tiles_per_page
+                    place = k_put.acquire_and_advance()
+                    cute.copy(
+                        k_copy,
+                        tkg[None, page_place, head, page],
+                        tks[None, place.index],
+                        tma_bar_ptr=place.barrier,
+                    )
+                    if const_expr(variant.same_bias):
+                        _load_bias(bias_copy, tensors.bias, shared.bias, request, tile, place, keys)
+                    if step > 0:
+                        place = v_put.acquire_and_advance()
+                        cute.copy(
+                            v_copy,
+                            tvg[None, previous_place, head, previous_page],
+                            tvs[None, place.index],
+                            tma_bar_ptr=place.barrier,
+                        )
+                    previous_page, previous_place = page, page_place
+                if begin < end:
                     place = v_put.acquire_and_advance()
                     cute.copy(
                         v_copy,
@@ -118,15 +146,6 @@ def load_paged_tiles(variant: cutlass.Constexpr, loads, shared, tensors, scalars
                         tvs[None, place.index],
                         tma_bar_ptr=place.barrier,
                     )
-                previous_page, previous_place = page, page_place
-            if begin < end:
-                place = v_put.acquire_and_advance()
-                cute.copy(
-                    v_copy,
-                    tvg[None, previous_place, head, previous_page],
-                    tvs[None, place.index],
-                    tma_bar_ptr=place.barrier,
-                )
             if lane == 0:
                 claim = cute.arch.atomic_add(claimed.iterator.llvm_ptr, Int32(1))
             claim = cute.arch.shuffle_sync(claim, 0)
@@ -138,3 +157,16 @@ def load_paged_tiles(variant: cutlass.Constexpr, loads, shared, tensors, scalars
     q_put.tail()
     k_put.tail()
     v_put.tail()
+
+
+@cute.jit
+def _load_bias(copy, rows, tile_bias, request, tile, place, keys: cutlass.Constexpr[int]):
+    """A tile's bias, which comes with its keys."""
+    line = rows[Int64(request), None]
+    if cute.arch.lane_idx() == 0:
+        cute.copy(
+            copy,
+            cute.local_tile(line, (keys,), (tile,)),
+            tile_bias[None, place.index],
+            mbar_ptr=place.barrier,
+        )

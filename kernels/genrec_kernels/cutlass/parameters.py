@@ -161,9 +161,9 @@ def paged_parameters(
     return [
         Boxes(q.transpose(0, 1), variant.rows),
         Sizes((rows, heads)),
-        Boxes(kv_pages[..., :width], variant.keys),
+        Boxes(kv_pages[..., :width], variant.page_keys),
         pages,
-        Boxes(kv_pages[..., width:], variant.keys),
+        Boxes(kv_pages[..., width:], variant.page_keys),
         pages,
         *(Memory(x, (rows, heads, *x.stride()[:2])) for x in (q, k, v)),
         Memory(out, (rows, heads, out.stride(0))),

@@ -22,30 +22,32 @@ def tma_operands(variant, q, k, v):
         `q`, `k` and `v`, each with `copy`, the TMA copy; `tensor`, what it reads; `layout`, of its
         tiles in shared memory; `num_bytes`, of one tile.
     """
-    dtype, width = q.element_type, variant.width
-    rows, keys, stages = variant.rows, variant.keys, variant.stages
+    dtype, rows, keys, width = q.element_type, variant.rows, variant.keys, variant.width
     values_major = LayoutEnum.ROW_MAJOR if variant.fp8 else LayoutEnum.COL_MAJOR
+    # Rows of one copy: a tile is filled by several where pages hold less.
+    part = variant.page_keys if variant.paged else keys
+
+    def k_layout(keys, stages):
+        return sm90.make_smem_layout_b(LayoutEnum.ROW_MAJOR, (rows, keys, width), dtype, stages)
+
+    def v_layout(keys, stages):
+        return sm90.make_smem_layout_b(values_major, (rows, width, keys), dtype, stages)
+
+    q_layout = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (rows, keys, width), dtype, 1)
     return SimpleNamespace(
-        q=_operand(
-            q,
-            sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (rows, keys, width), dtype, 1),
-            (rows, width),
-        ),
-        k=_operand(
-            k,
-            sm90.make_smem_layout_b(LayoutEnum.ROW_MAJOR, (rows, keys, width), dtype, stages),
-            (keys, width),
-        ),
-        v=_operand(
-            v,
-            sm90.make_smem_layout_b(values_major, (rows, width, keys), dtype, stages),
-            (width, keys),
-        ),
+        q=_operand(q, q_layout, q_layout, (rows, width)),
+        k=_operand(k, k_layout(keys, variant.stages), k_layout(part, 1), (part, width)),
+        v=_operand(v, v_layout(keys, variant.stages), v_layout(part, 1), (width, part)),
     )
 
 
-def _operand(tensor, layout, box):
-    one = cute.slice_(layout, (None, None, 0))
-    copy, read = cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileG2SOp(), tensor, one, box)
-    num_bytes = cute.size_in_bytes(tensor.element_type, one)
+def _operand(tensor, layout, part_layout, part):
+    operation = cpasync.CopyBulkTensorTileG2SOp()
+    copy, read = cpasync.make_tiled_tma_atom(operation, tensor, _one(part_layout), part)
+    num_bytes = cute.size_in_bytes(tensor.element_type, _one(layout))
     return SimpleNamespace(copy=copy, tensor=read, layout=layout, num_bytes=num_bytes)
+
+
+def _one(layout):
+    """Of one stage."""
+    return cute.slice_(layout, (None, None, 0))

@@ -13,6 +13,9 @@ ELEMENTS: dict[torch.dtype, Element] = {torch.bfloat16: "bf16", torch.float16: "
 
 #: Query rows of a warp group: the height of every WGMMA instruction.
 GROUP_ROWS = 64
+#: Keys of a tile of paged variants, which one copy brings from pages of a multiple of so many rows;
+#: and what a copy brings from other pages, which hold a multiple of that.
+PAGE_KEYS, SMALL_PAGE_KEYS = 64, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,7 @@ class AttentionVariant:
         resident: blocks that a multiprocessor runs at once.
         paged: whether it is new rows over histories in pages.
         same_bias: of `paged` with `bias`: whether rows of a request have one bias.
+        page_keys: of `paged`: rows of a page that one copy brings; a page holds a multiple of it.
     """
 
     element: Element
@@ -44,6 +48,7 @@ class AttentionVariant:
     resident: int = 1
     paged: bool = False
     same_bias: bool = False
+    page_keys: int = PAGE_KEYS
 
     @property
     def name(self) -> str:
@@ -53,6 +58,7 @@ class AttentionVariant:
             "same_bias": self.same_bias,
             "window": self.window,
             "short": self.short,
+            f"page{self.page_keys}": self.page_keys != PAGE_KEYS,
         }
         options = "".join(f"_{part}" for part, present in parts.items() if present)
         kind = "paged" if self.paged else "forward"
@@ -94,8 +100,6 @@ _OWN_BIAS_PAGED_TILES = _PAGED_TILES | {64: (1, 64, 3, 3)}
 #: Of e4m3: a tile's keys lie along the sum of P V, where 128 bytes are the widest swizzle.
 _FP8_TILES = {64: (3, 128, 4, 1), 128: (3, 64, 6, 1), 256: (2, 64, 4, 1)}
 WIDTHS = tuple(_TILES)
-#: Keys of a tile of paged variants: a page holds a multiple of it.
-PAGE_KEYS = 64
 
 
 def variant_of(
@@ -135,9 +139,9 @@ def fp8_variant_of(width: int) -> AttentionVariant:
 
 
 def paged_variant_of(
-    element: Element, width: int, *, bias: bool, same_bias: bool
+    element: Element, width: int, *, bias: bool, same_bias: bool, page_size: int = PAGE_KEYS
 ) -> AttentionVariant:
-    """The paged variant; `same_bias` says nothing without a bias."""
+    """The variant for pages of `page_size` rows; `same_bias` says nothing without a bias."""
     tiles = _OWN_BIAS_PAGED_TILES if bias and not same_bias else _PAGED_TILES
     groups, keys, stages, resident = tiles[width]
     return AttentionVariant(
@@ -152,6 +156,7 @@ def paged_variant_of(
         resident=resident,
         paged=True,
         same_bias=bias and same_bias,
+        page_keys=SMALL_PAGE_KEYS if page_size % PAGE_KEYS else PAGE_KEYS,
     )
 
 
@@ -164,9 +169,12 @@ def all_variants() -> list[AttentionVariant]:
         )
     ]
     found += [
-        paged_variant_of(element, width, bias=bias, same_bias=same_bias)
-        for element, width, (bias, same_bias) in product(
-            ELEMENTS.values(), WIDTHS, ((False, False), (True, False), (True, True))
+        paged_variant_of(element, width, bias=bias, same_bias=same_bias, page_size=page_size)
+        for page_size, element, width, (bias, same_bias) in product(
+            (PAGE_KEYS, SMALL_PAGE_KEYS),
+            ELEMENTS.values(),
+            WIDTHS,
+            ((False, False), (True, False), (True, True)),
         )
     ]
     found += [fp8_variant_of(width) for width in WIDTHS]
