@@ -19,12 +19,14 @@ from genrec_serving.sized_lru import SizedLru
 from genrec_serving.users.events import UserEvent, UserState
 
 #: `base` is the tag of the state that the events came after: those of another one do not count.
-SCHEMA = """
+#: `users` has an index of its own: to find an id among rows that hold states, as in a table without
+#: rowids, SQLite reads whole states of others.
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS users (
     id TEXT PRIMARY KEY,
     tag TEXT NOT NULL,
     state BLOB NOT NULL
-) WITHOUT ROWID;
+);
 CREATE TABLE IF NOT EXISTS additions (
     id TEXT NOT NULL,
     base TEXT NOT NULL,
@@ -33,6 +35,15 @@ CREATE TABLE IF NOT EXISTS additions (
     events BLOB NOT NULL,
     PRIMARY KEY (id, base, number)
 ) WITHOUT ROWID;
+"""
+#: Brings a file of former versions into that form.
+_WITH_ROWIDS = """
+BEGIN;
+ALTER TABLE users RENAME TO former_users;
+CREATE TABLE users (id TEXT PRIMARY KEY, tag TEXT NOT NULL, state BLOB NOT NULL);
+INSERT INTO users SELECT id, tag, state FROM former_users;
+DROP TABLE former_users;
+COMMIT;
 """
 _TAG = """
 SELECT coalesce((SELECT tag FROM additions WHERE id = users.id AND base = users.tag
@@ -52,6 +63,14 @@ INSERT OR IGNORE INTO additions SELECT id, tag, ?, ?, ? FROM users WHERE id = ? 
 MAX_ADDITIONS = 64
 #: Events of all states that are kept in this process, some 300 bytes each.
 MAX_EVENTS = 500_000
+
+
+def make_tables(connection: sqlite3.Connection) -> None:
+    """Make what a file lacks, while nobody else writes."""
+    connection.executescript(_SCHEMA)
+    found = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'users'").fetchone()
+    if "WITHOUT ROWID" in found[0]:
+        connection.executescript(_WITH_ROWIDS)
 
 
 class Held(NamedTuple):

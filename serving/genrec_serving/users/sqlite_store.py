@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from genrec_model.errors import ConfigError, StoreError
 from genrec_serving.users.events import UserState
-from genrec_serving.users.sqlite_states import SCHEMA, Held, States
+from genrec_serving.users.sqlite_states import Held, States, make_tables
 from genrec_serving.users.store import Change, HistoryStore, Result
 
 Value = TypeVar("Value")
@@ -85,7 +85,7 @@ class SqliteStore(HistoryStore):
             self._turn = path.with_name(f"{path.name}-turn").open("ab")
             with self._my_turn():
                 self._writer = _connect(path)
-                self._writer.executescript(SCHEMA)
+                make_tables(self._writer)
                 self._reader = _connect(path)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"user store {path}: cannot be opened ({error})") from error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,26 @@ async def test_what_another_process_writes_before_our_turn_is_seen(
     for store in (ours, theirs, SqliteStore(path, events_per_user=LIMIT)):
         assert (await store.read("1")).events == again[1].events
         assert (await store.read("2")).events == two[1].events
+        await store.close()
+
+
+async def test_a_file_of_former_versions_is_taken_over(tmp_path) -> None:
+    path = tmp_path / "users.db"
+    store = SqliteStore(path, events_per_user=LIMIT)
+    await store.append("1", [event(i) for i in range(50)])
+    await store.append("1", [event(50)])
+    (sql,) = store._writer.execute("SELECT sql FROM sqlite_master WHERE name='users'").fetchone()
+    await store.close()
+    with closing(sqlite3.connect(path)) as file:
+        file.executescript(
+            f"ALTER TABLE users RENAME TO x; {sql} WITHOUT ROWID;"
+            "INSERT INTO users SELECT * FROM x; DROP TABLE x;"
+        )
+    for held in (51, 52):
+        store = SqliteStore(path, events_per_user=LIMIT)
+        assert len((await store.read("1")).events) == held
+        assert [*store._writer.execute("SELECT rowid FROM users")] == [(1,)]
+        await store.append("1", [event(50), event(51)])
         await store.close()
 
 
