@@ -94,10 +94,18 @@ def history_rows(items: Ints, actions: Ints, timestamps: Ints, *, now: int) -> U
     """
     first = timestamps[0] if len(timestamps) else now
     return UserRows(
-        items=np.concatenate([[START], items]).astype(np.int64),
-        actions=np.concatenate([[NO_ACTION], actions]).astype(np.int64),
-        timestamps=np.concatenate([[first], timestamps]).astype(np.int64),
+        items=_behind(START, items),
+        actions=_behind(NO_ACTION, actions),
+        timestamps=_behind(first, timestamps),
     )
+
+
+def _behind(first: int, column: Ints) -> Ints:
+    """`first`, then the column."""
+    out = np.empty(len(column) + 1, np.int64)
+    out[0] = first
+    out[1:] = column
+    return out
 
 
 def with_candidates(rows: UserRows, candidates: Ints, *, now: int) -> UserRows:
