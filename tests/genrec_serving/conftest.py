@@ -158,15 +158,21 @@ def odd_engine(
         training={},
     )
     with pytest.MonkeyPatch.context() as patch:
-        overlap_steps(patch)
+        _overlap_steps(patch)
         options = VllmOptions(kv_cache_mb=1, passes="padded")
         engine = VllmEngine(artifact, version="1", options=options)
     yield engine, Truth(artifact)
     engine.close()
 
 
-def overlap_steps(patch: pytest.MonkeyPatch) -> None:
-    """Let engines that start now overlap steps, which vLLM itself does on a GPU only."""
+@pytest.fixture
+def overlapped_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that the test starts schedule a step before the one before is answered."""
+    _overlap_steps(monkeypatch)
+
+
+def _overlap_steps(patch: pytest.MonkeyPatch) -> None:
+    """What vLLM itself does on a GPU only."""
     from vllm.v1.engine.llm_engine import LLMEngine
 
     start = LLMEngine.from_engine_args

@@ -17,9 +17,17 @@ pytestmark = pytest.mark.slow
 CANDIDATES = np.array([5, 9, 20])
 
 
-@pytest.mark.parametrize("passes", ["plain", "padded"])
+@pytest.mark.parametrize(
+    ("passes", "overlapped"), [("plain", False), ("padded", False), ("padded", True)]
+)
 def test_preempted_requests_are_answered_right(
-    vllm_engine: ScoringEngine, served_artifact, truth, passes, monkeypatch: pytest.MonkeyPatch
+    vllm_engine: ScoringEngine,
+    served_artifact,
+    truth,
+    passes,
+    overlapped,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Asking for the other engine starts vLLM as a server does, and closes it when all are done.
     assert vllm_engine.healthy
@@ -30,6 +38,8 @@ def test_preempted_requests_are_answered_right(
         arg_utils.EngineArgs, num_gpu_blocks_override=6, long_prefill_token_threshold=16
     )
     monkeypatch.setattr(arg_utils, "EngineArgs", small)
+    if overlapped:
+        request.getfixturevalue("overlapped_steps")
     engine = build_engine(
         served_artifact, VllmOptions(max_requests=8, passes=passes), salt="preemption"
     )
