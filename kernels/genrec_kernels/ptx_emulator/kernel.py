@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec_kernels.ptx_emulator.block import LANES, Block, Machine
 from genrec_kernels.ptx_emulator.memory import GlobalMemory, TensorMap
 from genrec_kernels.ptx_emulator.program import parse
-from genrec_kernels.ptx_emulator.warp import LANES, Block, Machine, Warp
+from genrec_kernels.ptx_emulator.warp import Warp
 
 #: What a parameter may be: an array with its sizes and strides, a tensor map, a number, or bytes.
 Argument = TensorMap | tuple[NDArray[np.generic], *tuple[int, ...]] | int | float | bytes

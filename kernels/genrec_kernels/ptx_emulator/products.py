@@ -1,0 +1,84 @@
+"""Products of matrices: issued, committed in groups, and done when they are waited for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from genrec_kernels.ptx_emulator.arithmetic import Lanes
+from genrec_kernels.ptx_emulator.block import LANES
+from genrec_kernels.ptx_emulator.program import Instruction, PtxError
+from genrec_kernels.ptx_emulator.registers import items
+from genrec_kernels.ptx_emulator.wgmma import (
+    accumulators_to_rows,
+    load_operand,
+    rows_from_registers,
+    rows_to_accumulators,
+    shape_of,
+)
+
+if TYPE_CHECKING:
+    from genrec_kernels.ptx_emulator.warp import Warp
+
+
+class Products:
+    """Those of one warp that are under way."""
+
+    def __init__(self) -> None:
+        #: Issued and not committed, and those committed and not waited for.
+        self._issued: list[Callable[[], None]] = []
+        self._groups: deque[list[Callable[[], None]]] = deque()
+
+    def execute(self, warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+        """``wgmma``: a product, fence, commit_group, wait_group."""
+        if not lanes.all():
+            raise PtxError("wgmma by a part of a warp")
+        action = instruction.op[1]
+        if action == "fence":
+            return
+        if action == "commit_group":
+            self._groups.append(self._issued)
+            self._issued = []
+        elif action == "wait_group":
+            keep = int(warp.registers.read(instruction.operands[0], "u32")[0])
+            while len(self._groups) > keep:
+                for product in self._groups.popleft():
+                    product()
+        else:
+            self._issued.append(lambda: _product(warp, instruction))
+            if warp.machine.random.random() < 0.1 and not self._groups:
+                # Some products start at once, others only when they are waited for.
+                for product in self._issued:
+                    product()
+                self._issued = []
+
+
+def _product(warp: Warp, instruction: Instruction) -> None:
+    columns, depth = shape_of(instruction.op)
+    element = instruction.op[-1]
+    shared = warp.block.shared
+    targets = items(instruction.operands[0])
+    first, second, scale_d, *rest = instruction.operands[1:]
+    if first.startswith("{"):
+        a = rows_from_registers([warp.registers.read(x, "b32") for x in items(first)], element)
+        # Eight bits have no flags of transposed operands.
+        transposed_b = int(rest[2], 0) if len(rest) > 2 else 0
+    else:
+        transposed_a, transposed_b = (int(x, 0) for x in rest[2:] or "00")
+        bits = int(warp.registers.read(first, "u64")[0])
+        rows = load_operand(shared, bits, 64, depth, transposed=bool(transposed_a), element=element)
+        place = warp.index % 4 * 16
+        a = rows[place : place + 16]
+    bits = int(warp.registers.read(second, "u64")[0])
+    b = load_operand(shared, bits, columns, depth, transposed=bool(transposed_b), element=element)
+    with np.errstate(all="ignore"):
+        result = a @ b.T
+    if warp.registers.read(scale_d, "pred")[0]:
+        old = np.stack([warp.registers.read(x, "f32") for x in targets])
+        result = result + accumulators_to_rows(old)
+    everyone = np.ones(LANES, bool)
+    for name, value in zip(targets, rows_to_accumulators(result), strict=True):
+        warp.registers.write(name, value, everyone)
