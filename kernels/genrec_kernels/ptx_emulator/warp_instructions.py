@@ -39,9 +39,9 @@ def ballot(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
     """``vote.sync.ballot``."""
     if not lanes.all() or "ballot" not in instruction.op:
         raise PtxError(f"{instruction.name} by a part of a warp, or not known")
-    bits = warp.registers.read(instruction.operands[1], "pred")
-    ballot = sum(1 << int(lane) for lane in np.flatnonzero(bits))
-    warp.registers.write(instruction.operands[0], np.full(LANES, ballot, np.uint32), lanes)
+    votes = warp.registers.read(instruction.operands[1], "pred")
+    bits = sum(1 << int(lane) for lane in np.flatnonzero(votes))
+    warp.registers.write(instruction.operands[0], np.full(LANES, bits, np.uint32), lanes)
 
 
 def elect(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:

@@ -158,12 +158,12 @@ class SqliteStore(HistoryStore):
             writes_of.setdefault(write.user, []).append(write)
         with _transaction(self._writer, "DEFERRED"):
             plans = [self._plan(user, writes) for user, writes in writes_of.items()]
-        if not all(plan.changes_nothing for plan in plans):
+        found = {plan.user: plan.before for plan in plans}
+        changes = [plan for plan in plans if not plan.changes_nothing]
+        if changes:
             with self._my_turn(), _transaction(self._writer, "IMMEDIATE"):
-                written = [(plan.user, self._write(plan)) for plan in plans]
-        else:
-            written = [(plan.user, plan.before) for plan in plans]
-        for user, held in written:
+                found |= {plan.user: self._write(plan) for plan in changes}
+        for user, held in found.items():
             self._states.know(user, held)
 
     @contextmanager
