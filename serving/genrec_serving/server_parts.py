@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from genrec_serving.surfaces.admission import AdmissionLimits
     from genrec_serving.surfaces.front import Front
     from genrec_serving.surfaces.gathering import Gather
+    from genrec_serving.users.store import HistoryStore
 
 
 def prepare_process(options: ServerOptions) -> None:
@@ -60,37 +61,49 @@ def load_recommender(options: ServerOptions) -> Recommender:
 
 
 def build_recommender(
-    options: ServerOptions, start: Callable[[Artifact, str], Strategies]
+    options: ServerOptions,
+    start: Callable[[Artifact, str], Strategies],
+    reach_store: Callable[[Artifact], HistoryStore] | None = None,
 ) -> Recommender:
     """The recommender over the engines that `start` gives for an artifact and its version.
+
+    Args:
+        options: of the server.
+        start: gives the engines.
+        reach_store: gives the store of users, where another process has it open.
 
     Raises:
         GenrecError: something that it needs is missing or broken.
     """
     from genrec_model.artifact import Artifact
-    from genrec_model.settings import settings
     from genrec_serving.histories import ParquetHistories
     from genrec_serving.recommender import Recommender
     from genrec_serving.users.histories import UserHistories
-    from genrec_serving.users.open_store import open_store
 
     path, version = resolve(options)
     artifact = Artifact(path)
     base = None
     if options.histories is not None:
         base = ParquetHistories(options.histories, artifact.vocabulary)
-    store = open_store(
-        options.user_store or settings().user_store,
-        max_history=artifact.config.max_history,
-        events_per_user=options.events_per_user,
-        max_users=options.max_users,
-    )
+    store = _open_store(options, artifact) if reach_store is None else reach_store(artifact)
     return Recommender(
         artifact=artifact,
         strategies=start(artifact, version),
         name=options.model_name,
         version=version,
         users=UserHistories(artifact.vocabulary, store=store, base=base),
+    )
+
+
+def _open_store(options: ServerOptions, artifact: Artifact) -> HistoryStore:
+    from genrec_model.settings import settings
+    from genrec_serving.users.open_store import open_store
+
+    return open_store(
+        options.user_store or settings().user_store,
+        max_history=artifact.config.max_history,
+        events_per_user=options.events_per_user,
+        max_users=options.max_users,
     )
 
 

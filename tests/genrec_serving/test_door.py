@@ -18,10 +18,10 @@ from genrec_model.features.rows import history_rows
 from genrec_serving.engines.affinity import engine_of
 from genrec_serving.engines.connected import ConnectedEngines
 from genrec_serving.engines.door import Door
-from genrec_serving.engines.frames import FrameReader, frame
 from genrec_serving.engines.interface import RankCall, Scored
 from genrec_serving.engines.state import EngineState
 from genrec_serving.engines.wire import Ask
+from genrec_serving.sockets.frames import FrameReader, frame
 from genrec_serving.vllm_plugin.prompt import pack, pack_bytes
 
 RUNNING = EngineState("running")

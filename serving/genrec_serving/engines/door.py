@@ -19,9 +19,9 @@ import msgspec
 
 from genrec_model.errors import EngineError
 from genrec_serving.engines.asker import Asker
-from genrec_serving.engines.frames import FrameReader, frame
 from genrec_serving.engines.vllm_engine import VllmEngine
 from genrec_serving.engines.wire import Ask, Reply
+from genrec_serving.sockets.frames import FrameReader, frame
 
 logger = logging.getLogger(__name__)
 

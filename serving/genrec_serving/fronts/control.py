@@ -1,6 +1,6 @@
-"""What the supervisor and the processes that take requests say to each other.
+"""What the supervisor and its children say to each other: those that take requests, and the store.
 
-Messages are msgpack, framed as `engines.frames` says, on a socket pair for each process.
+Messages are msgpack, framed as `sockets.frames` says, on a socket pair for each process.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import msgspec
 
-from genrec_serving.engines.frames import FrameReader, frame
 from genrec_serving.engines.state import EngineState
 from genrec_serving.server_options import ServerOptions
+from genrec_serving.sockets.frames import FrameReader, frame
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True):
@@ -22,11 +22,27 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
     number: of the process, from 0; the first one has the gRPC port.
     options: fields of `ServerOptions`.
     doors: paths of the engines' sockets.
+    store: path of the socket of the process that has the users' events; None where they are kept
+        elsewhere.
     """
 
     number: int
     options: dict[str, Any]
     doors: list[str]
+    store: str | None = None
+
+
+class BeginStore(msgspec.Struct, frozen=True, tag=True):
+    """The first message to the process that has the users' events.
+
+    options: fields of `ServerOptions`.
+    max_history: events that the model sees.
+    path: of the socket at which it is asked.
+    """
+
+    options: dict[str, Any]
+    max_history: int
+    path: str
 
 
 class Engines(msgspec.Struct, frozen=True, tag=True):
@@ -82,6 +98,10 @@ class Beat(msgspec.Struct, frozen=True, tag=True):
     loaded: bool
 
 
+class StoreUp(msgspec.Struct, frozen=True, tag=True):
+    """From the process that has the users' events: it can be asked."""
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """From a process: it cannot start.
 
@@ -95,6 +115,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 ToFront = Begin | Engines | Drain | Stop | Collect | All
 FromFront = Counted | Gather | Beat | Failed
+FromStore = StoreUp | Failed
 
 BEAT_S = 0.25
 
@@ -117,7 +138,7 @@ class Channel(asyncio.Protocol):
         self._frames = FrameReader()
         self._transport: asyncio.WriteTransport | None = None
 
-    def send(self, message: ToFront | FromFront) -> None:
+    def send(self, message: msgspec.Struct) -> None:
         """Send without waiting; nothing happens where the other end is gone."""
         if self._transport is not None:
             self._transport.write(encode(message))
@@ -142,7 +163,7 @@ class Channel(asyncio.Protocol):
         self._lost()
 
 
-def encode(message: ToFront | FromFront) -> bytes:
+def encode(message: msgspec.Struct) -> bytes:
     """A message as the socket has it."""
     return frame(_encoder.encode(message))
 

@@ -33,7 +33,7 @@ def main() -> int:
     messages = socket.socket(fileno=os.dup(control.fileno()))
     control.close()
     with tracing(options):
-        server = FrontServer(options, begin.number, begin.doors)
+        server = FrontServer(options, begin)
         return server.run(messages, handed=socket.socket(fileno=int(sys.argv[2])))
 
 

@@ -14,11 +14,13 @@ import uvloop
 
 from genrec_model.artifact import Artifact
 from genrec_model.errors import EngineError, GenrecError, UserError
+from genrec_model.settings import settings
 from genrec_serving.engines.connected import ConnectedEngines
 from genrec_serving.fronts.control import (
     BEAT_S,
     All,
     Beat,
+    Begin,
     Channel,
     Collect,
     Counted,
@@ -38,6 +40,8 @@ from genrec_serving.surfaces.admission import Admission
 from genrec_serving.surfaces.gathering import own_numbers
 from genrec_serving.telemetry.metrics import RequestMetrics
 from genrec_serving.telemetry.numbers import Numbers
+from genrec_serving.users.connected_store import ConnectedStore
+from genrec_serving.users.open_store import events_kept, store_name
 
 logger = logging.getLogger(__name__)
 
@@ -51,17 +55,15 @@ class FrontServer:
 
     Args:
         options: of the server.
-        number: of the process, from 0.
-        doors: of the engines.
+        begin: where the engines and the store of users are.
 
     Raises:
         GenrecError: the options make no sense.
     """
 
-    def __init__(self, options: ServerOptions, number: int, doors: list[str]) -> None:
+    def __init__(self, options: ServerOptions, begin: Begin) -> None:
         self._options = options
-        self._number = number
-        self._doors = doors
+        self._begin = begin
         self._channel = Channel(ToFront, self._take, self._alone)
         self._stop = asyncio.Event()
         self._serving: tuple[RecommenderServer, RecommenderModel] | None = None
@@ -82,7 +84,7 @@ class FrontServer:
 
     async def _run(self, messages: socket.socket, handed: socket.socket) -> int:
         loop = asyncio.get_running_loop()
-        self._engines = ConnectedEngines(self._doors)
+        self._engines = ConnectedEngines(self._begin.doors)
         await loop.create_unix_connection(lambda: self._channel, sock=messages)
         try:
             await self._serve(handed)
@@ -100,14 +102,19 @@ class FrontServer:
         loop = asyncio.get_running_loop()
         model: RecommenderModel = RecommenderModel(
             options.model_name,
-            load=partial(build_recommender, options, partial(self._strategies, loop)),
+            load=partial(
+                build_recommender,
+                options,
+                partial(self._strategies, loop),
+                partial(self._store, loop) if self._begin.store else None,
+            ),
             metrics=RequestMetrics(),
             admission=Admission(admission_limits(options)),
         )
         address = Address(
             host=options.host,
             http_port=options.http_port,
-            grpc_port=None if self._number else options.grpc_port,
+            grpc_port=None if self._begin.number else options.grpc_port,
             accepts=False,
         )
         server = RecommenderServer(
@@ -129,6 +136,22 @@ class FrontServer:
         return connected_strategies(
             artifact, self._engines, default=self._options.strategy, threads=self._options.threads
         )
+
+    def _store(self, loop: asyncio.AbstractEventLoop, artifact: Artifact) -> ConnectedStore:
+        """Called in a thread: it may wait until the store can be asked."""
+        options, path = self._options, self._begin.store
+        assert path is not None
+
+        async def reach() -> ConnectedStore:
+            store = ConnectedStore(
+                path,
+                name=store_name(options.user_store or settings().user_store),
+                events_per_user=events_kept(artifact.config.max_history, options.events_per_user),
+            )
+            await store.wait_until_up()
+            return store
+
+        return asyncio.run_coroutine_threadsafe(reach(), loop).result()
 
     async def _beat(
         self, handed: socket.socket, server: RecommenderServer, model: RecommenderModel

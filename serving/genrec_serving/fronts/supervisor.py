@@ -3,10 +3,11 @@
 One Python process cannot read, check and answer as many requests as several engines score. So this
 one only accepts connections and hands each to the process that has the fewest; those decode, keep
 events, encode and answer, and ask the engines, which are children of this process, through sockets
-of their own. Nothing of a request passes through here.
+of their own. Another child has the users' events, unless these are in Redis. Nothing of a request
+passes through here.
 
-A process that ends is started again, and nobody else notices. Engines are watched and started again
-here; meanwhile all processes are unready and answer 503.
+A process that ends is started again, and nobody else notices. Engines and the users' events are
+watched and started again here; meanwhile requests that need them are answered with 503.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 import uvloop
 
 from genrec_model.artifact import Artifact
-from genrec_model.errors import ConfigError, EngineError
+from genrec_model.errors import ConfigError, EngineError, StoreError
 from genrec_model.settings import settings
 from genrec_serving.engines.probe import probe
 from genrec_serving.engines.state import EngineState
@@ -34,12 +35,22 @@ from genrec_serving.engines.supervised import Backoff, SupervisedEngine
 from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.engines.vllm_processes import VllmProcesses
 from genrec_serving.fronts.child import FrontChild
-from genrec_serving.fronts.control import All, Begin, Drain, Engines, Stop, options_to_dict
+from genrec_serving.fronts.control import (
+    All,
+    Begin,
+    BeginStore,
+    Drain,
+    Engines,
+    Stop,
+    options_to_dict,
+)
 from genrec_serving.fronts.retired import Retired
+from genrec_serving.fronts.store_child import StoreChild
 from genrec_serving.server_artifact import resolve
 from genrec_serving.server_options import ServerOptions, vllm_options
 from genrec_serving.server_parts import admission_limits, security
 from genrec_serving.telemetry.numbers import Numbers, collect
+from genrec_serving.users.open_store import lives_with_server
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +87,6 @@ def check_options(options: ServerOptions) -> None:
         ConfigError: it is one of these.
     """
     count = options.http_processes
-    store = options.user_store or settings().user_store
-    if store == "memory":
-        raise ConfigError(
-            f"--http-processes {count} with --user-store memory: a process does not see what "
-            "another one keeps in its memory; use sqlite:PATH or redis://HOST:PORT"
-        )
     if options.strategy not in {"auto", "vllm"}:
         raise ConfigError(
             f"--http-processes {count} shares vLLM's engines: use --strategy auto or vllm, not "
@@ -107,7 +112,7 @@ class Supervisor:
 
     Args:
         options: checked, with the artifact's folder and version.
-        folder: for the engines' sockets; only this user may enter it.
+        folder: for sockets; only this user may enter it.
     """
 
     def __init__(self, options: ServerOptions, folder: Path) -> None:
@@ -116,6 +121,9 @@ class Supervisor:
         if self._vllm.processes is None:
             self._vllm = replace(self._vllm, processes=1)
         self._doors = [str(folder / f"engine-{n}") for n in range(self._vllm.processes or 1)]
+        address = options.user_store or settings().user_store
+        self._store_path = str(folder / "user-store") if lives_with_server(address) else None
+        self._store: StoreChild | None = None
         self._engine: SupervisedEngine | None = None
         self._state = EngineState()
         self._children: dict[int, FrontChild] = {}
@@ -137,7 +145,13 @@ class Supervisor:
         self._listener = _listen(self._options.host, self._options.http_port)
         ports = self._options.http_port, self._options.grpc_port
         logger.info("listening on %s, ports %d and %d", self._options.host, *ports)
-        tasks = [asyncio.create_task(self._run_engines())]
+        artifact = Artifact(self._options.artifact)
+        tasks = [asyncio.create_task(self._run_engines(artifact))]
+        if self._store_path is not None:
+            begin = BeginStore(
+                options_to_dict(self._options), artifact.config.max_history, self._store_path
+            )
+            tasks.append(asyncio.create_task(self._keep_store(begin)))
         tasks += [
             asyncio.create_task(self._keep(number))
             for number in range(self._options.http_processes)
@@ -156,12 +170,13 @@ class Supervisor:
             await self._end_children()
             for task in tasks:
                 task.cancel()
+            if self._store is not None:
+                await self._store.end(_TO_END_S)
             if self._engine is not None:
                 await asyncio.to_thread(self._engine.close)
 
-    async def _run_engines(self) -> None:
+    async def _run_engines(self, artifact: Artifact) -> None:
         """Start the engines, and say how they do."""
-        artifact = Artifact(self._options.artifact)
         version = self._options.model_version or ""
         start = partial(_start_engines, artifact, version, self._vllm, self._doors)
         engine = await asyncio.to_thread(SupervisedEngine, start, hang_s=self._options.hang_s)
@@ -182,7 +197,7 @@ class Supervisor:
     async def _keep(self, number: int) -> None:
         """One process after another, until the server stops."""
         backoff, first, failed = Backoff(), True, 0
-        begin = Begin(number, options_to_dict(self._options), self._doors)
+        begin = Begin(number, options_to_dict(self._options), self._doors, self._store_path)
         while True:
             if self._stopping.is_set():
                 await asyncio.Event().wait()  # for the end of all
@@ -203,6 +218,23 @@ class Supervisor:
             if failed >= backoff.tries:
                 raise EngineError(f"HTTP process {number} ended {failed} times in a row")
             logger.error("HTTP process %d ended and is started again", number)
+            await asyncio.sleep(backoff.delay_s(failed))
+
+    async def _keep_store(self, begin: BeginStore) -> None:
+        """One process with the users' events after another; what asks meanwhile gets 503."""
+        backoff, first, failed = Backoff(), True, 0
+        while True:
+            self._store = store = StoreChild(begin)
+            await store.start()
+            await store.ended.wait()
+            await store.end(_TO_END_S)
+            if store.failed is not None and first:
+                kind = ConfigError if store.failed.by_user else StoreError
+                raise kind(store.failed.message)
+            first, failed = False, 0 if store.was_up else failed + 1
+            if failed >= backoff.tries:
+                raise StoreError(f"the user store's process ended {failed} times in a row")
+            logger.error("the user store's process ended and is started again")
             await asyncio.sleep(backoff.delay_s(failed))
 
     async def _look(self) -> None:

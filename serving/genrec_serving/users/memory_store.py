@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from genrec_serving.users.events import UserState
-from genrec_serving.users.store import Change, HistoryStore, Result
+from genrec_serving.users.state_store import Change, Result, StateStore
 
 
-class MemoryStore(HistoryStore):
+class MemoryStore(StateStore):
     """The users who were last asked for; others are dropped, the least recent first.
 
     Marks of forgotten users are never dropped: with them, their data-set events would come back.

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, WatchError
 
 from genrec_model.errors import ConfigError, StoreError
 from genrec_serving.users.events import UserState
-from genrec_serving.users.store import Change, HistoryStore, Result
+from genrec_serving.users.state_store import Change, Result, StateStore
 
 Value = TypeVar("Value")
 
@@ -24,7 +24,7 @@ PREFIX = "genrec:user:"
 TRIES = 20
 
 
-class RedisStore(HistoryStore):
+class RedisStore(StateStore):
     """A hash a user, with the fields `tag` and `state`.
 
     Args:

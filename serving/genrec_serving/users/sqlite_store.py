@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 from genrec_model.errors import ConfigError, StoreError
 from genrec_serving.users.events import UserState
 from genrec_serving.users.sqlite_states import Held, States, make_tables
-from genrec_serving.users.store import Change, HistoryStore, Result
+from genrec_serving.users.state_store import Change, Result, StateStore
 
 Value = TypeVar("Value")
 
@@ -65,12 +65,14 @@ class _Plan(NamedTuple):
         return tag == (None if self.after is None else self.after.tag)
 
 
-class SqliteStore(HistoryStore):
+class SqliteStore(StateStore):
     """All users, in one file.
 
     Args:
         path: the file; made where it does not exist.
         events_per_user: most events that are kept of a user.
+        threads: whether the event loop goes on while the disk is waited for. A process that does
+            nothing else is quicker without: each call of SQLite would be a turn at Python's lock.
 
     Raises:
         ConfigError: it cannot be opened, or is another kind of file.
@@ -78,7 +80,7 @@ class SqliteStore(HistoryStore):
 
     name = "sqlite"
 
-    def __init__(self, path: Path, *, events_per_user: int) -> None:
+    def __init__(self, path: Path, *, events_per_user: int, threads: bool = True) -> None:
         super().__init__(events_per_user=events_per_user)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,8 +93,10 @@ class SqliteStore(HistoryStore):
             raise ConfigError(f"user store {path}: cannot be opened ({error})") from error
         self._states = States(self._encode, self._decode)
         # A connection each, so that reading does not wait for the disk.
-        self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="user-store-write")
-        self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="user-store-read")
+        self._write_thread = self._read_thread = None
+        if threads:
+            self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="user-store-write")
+            self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="user-store-read")
         self._waiting: list[_Write] = []
         self._writing: asyncio.Task[None] | None = None
 
@@ -125,7 +129,8 @@ class SqliteStore(HistoryStore):
             (self._write_thread, self._writer),
             (self._read_thread, self._reader),
         ):
-            thread.shutdown()
+            if thread is not None:
+                thread.shutdown()
             connection.close()
         self._turn.close()
 
@@ -208,9 +213,11 @@ class SqliteStore(HistoryStore):
         return int(self._reader.execute("SELECT count(*) FROM users").fetchone()[0])
 
     async def _in_thread(
-        self, thread: ThreadPoolExecutor, function: Callable[..., Value], *arguments: Any
+        self, thread: ThreadPoolExecutor | None, function: Callable[..., Value], *arguments: Any
     ) -> Value:
         try:
+            if thread is None:
+                return function(*arguments)
             return await asyncio.get_running_loop().run_in_executor(thread, function, *arguments)
         except (sqlite3.Error, RuntimeError) as error:  # RuntimeError: the store was closed
             raise StoreError(f"user store sqlite: {error}") from error

@@ -16,8 +16,6 @@ SHARED = "sqlite:users.db"
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "--user-store memory: a process does not see"),
-        ({"user_store": "memory"}, r"use sqlite:PATH or redis://HOST:PORT"),
         ({"user_store": SHARED, "strategy": "torch"}, "--strategy auto or vllm, not torch"),
         ({"user_store": SHARED, "engine_processes": 0}, "--engine-processes 1 or more"),
         ({"user_store": SHARED, "second_engine": "torch"}, "--second-engine works with"),
@@ -31,8 +29,9 @@ def test_what_is_refused(options, says) -> None:
         check_options(ServerOptions(artifact="x", http_processes=2, **options))
 
 
-def test_what_is_taken() -> None:
-    check_options(ServerOptions(artifact="x", http_processes=2, user_store=SHARED))
+@pytest.mark.parametrize("store", [None, "memory", SHARED, "redis://localhost"])
+def test_what_is_taken(store) -> None:
+    check_options(ServerOptions(artifact="x", http_processes=2, user_store=store))
 
 
 def test_options_travel_whole() -> None:

@@ -216,6 +216,50 @@ def test_an_engine_that_is_killed_makes_both_unready_until_it_is_back(running) -
     )
 
 
+def test_a_store_that_is_killed_loses_nothing_that_was_acknowledged(running) -> None:
+    callers = both(running)
+    stop, refused, kept = threading.Event(), [], {}
+
+    def visit(name: str, caller: Caller) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            event = {"event_id": f"{number}", "item_id": 1003, "action": "view", "timestamp": 5}
+            body = {"user_id": name, "candidates": CANDIDATES, "now": NOW, "events": [event]}
+            answer = caller.http.post("/v1/rank", json=body)
+            if answer.status_code == 200:
+                kept.setdefault(name, []).append(answer.json()["appended"])
+            else:
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+                assert "user store: its process ended" in answer.text
+                number -= 1  # once more, as a client would
+                refused.append(name)
+                time.sleep(0.05)
+
+    names = [f"store-{n}" for n in range(4)]
+    threads = [
+        threading.Thread(target=visit, args=(n, callers[i % 2])) for i, n in enumerate(names)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    (killed,) = children(running, "fronts.store_process")
+    killed.kill()
+    wait_for(lambda: set(refused) == set(names), 20)
+    before = {name: len(kept[name]) for name in names}
+    wait_for(lambda: all(len(kept[name]) > before[name] + 3 for name in names), 60)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    for name in names:
+        # What was not answered may have been kept, and is a duplicate the second time.
+        assert all(a["accepted"] + a["duplicates"] == 1 for a in kept[name])
+        assert sum(a["duplicates"] for a in kept[name]) <= 1
+        assert [a["held"] for a in kept[name]] == list(range(1, len(kept[name]) + 1))
+        for caller in callers:
+            assert caller.http.get(f"/v1/users/{name}").json()["held"] == len(kept[name])
+
+
 def test_the_end_is_announced_and_finishes_what_is_in_flight(running) -> None:
     """The last test: it ends the server."""
     callers = both(running)
@@ -240,4 +284,15 @@ def test_a_port_that_is_taken_is_said_in_one_line(served_artifact, tmp_path) -> 
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 1
     assert "HTTP cannot listen on 127.0.0.1" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_store_that_cannot_be_opened_is_said_in_one_line(served_artifact, tmp_path) -> None:
+    (tmp_path / "users.db").write_text("something else, of which SQLite can make nothing")
+    command = [sys.executable, "-m", "genrec_serving.server"]
+    command += ["--artifact", str(served_artifact.path), "--http-processes", "2"]
+    command += ["--user-store", f"sqlite:{tmp_path}/users.db", "--http-port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 2
+    assert "users.db: cannot be opened" in ended.stderr
     assert "Traceback" not in ended.stderr

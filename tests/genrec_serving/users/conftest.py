@@ -8,14 +8,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 
+from genrec_serving.users.connected_store import ConnectedStore
 from genrec_serving.users.events import UserEvent
 from genrec_serving.users.memory_store import MemoryStore
 from genrec_serving.users.redis_store import RedisStore
 from genrec_serving.users.sqlite_store import SqliteStore
 from genrec_serving.users.store import HistoryStore
+from genrec_serving.users.store_door import open_door
+from genrec_serving.users.store_wire import Reply
 
 #: Small, so that tests reach it: two times `TRIM`.
 LIMIT = 512
@@ -59,18 +63,34 @@ def _answers(socket: Path) -> bool:
         return False
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
+class ReachedStore(ConnectedStore):
+    """Waits where a server would say that the store is not there."""
+
+    async def _ask(self, question: Callable[[int], msgspec.Struct]) -> Reply:
+        await self.wait_until_up()
+        return await super()._ask(question)
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "connected"])
+async def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MakeStore]:
     """Opens a store; twice the same one, as another replica would."""
     if request.param == "memory":
         store = MemoryStore(events_per_user=LIMIT, max_users=100)
-        return lambda: store
-    if request.param == "sqlite":
-        return lambda: SqliteStore(tmp_path / "users.db", events_per_user=LIMIT)
-    url = request.getfixturevalue("redis_url")
-    with redis.Redis.from_url(url) as client:
-        client.flushall()
-    return lambda: RedisStore(url, events_per_user=LIMIT)
+        yield lambda: store
+    elif request.param == "sqlite":
+        yield lambda: SqliteStore(tmp_path / "users.db", events_per_user=LIMIT)
+    elif request.param == "connected":
+        path = str(tmp_path / "door")
+        held = SqliteStore(tmp_path / "users.db", events_per_user=LIMIT, threads=False)
+        door = await open_door(path, held)
+        yield lambda: ReachedStore(path, name=held.name, events_per_user=LIMIT)
+        door.close()
+        await held.close()
+    else:
+        url = request.getfixturevalue("redis_url")
+        with redis.Redis.from_url(url) as client:
+            client.flushall()
+        yield lambda: RedisStore(url, events_per_user=LIMIT)
 
 
 @pytest.fixture

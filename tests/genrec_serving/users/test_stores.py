@@ -24,7 +24,7 @@ NOBODY = "nobody"
 async def test_nobody_is_known_at_first(store) -> None:
     assert await store.read(NOBODY) is None
     assert await store.tag(NOBODY) is None
-    assert await store.remove(NOBODY) is False
+    assert await store.forget(NOBODY, hide_base=False) is False
     assert await store.count() in {0, None}
 
 
@@ -46,7 +46,7 @@ async def test_the_tag_changes_with_the_state_only(store) -> None:
     assert await store.tag("1") == first
     await store.append("1", [event(2)])
     second = await store.tag("1")
-    await store.remove("1")
+    await store.forget("1", hide_base=False)
     await store.append("1", [event(1)])
     assert len({first, second, await store.tag("1")}) == 3
 
