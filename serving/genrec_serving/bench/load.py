@@ -30,7 +30,8 @@ def load_record(
         measured.model,
         offered,
         f"{plan.seconds:g} s",
-        f"{plan.users} users, Zipf {plan.zipf:g}",
+        f"{plan.users} users, Zipf {plan.zipf:g}"
+        + (", each with one visit at once" if plan.own_users else ""),
         f"{plan.history_events} events and {plan.new_events} new a visit",
         *(
             ("histories kept by the server", visit)
@@ -83,6 +84,9 @@ def load(
     seconds: Annotated[float, typer.Option(help="For each rate.")] = 20.0,
     users: Annotated[int, typer.Option(min=1, help="Who visit.")] = 200,
     zipf: Annotated[float, typer.Option(help="How uneven; 0: all alike.")] = 1.0,
+    own_users: Annotated[
+        bool, typer.Option("--own-users", help="Nobody makes two visits at once.")
+    ] = False,
     history_events: Annotated[int, typer.Option(min=0, help="Of a user at first.")] = 200,
     new_events: Annotated[int, typer.Option(min=0, help="That a visit brings.")] = 8,
     one_request: Annotated[
@@ -119,6 +123,7 @@ def load(
         seconds=seconds,
         users=users,
         zipf=zipf,
+        own_users=own_users,
         history_events=history_events,
         new_events=new_events,
         one_request=one_request,

@@ -14,6 +14,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ class Visitors:
         self._rng = np.random.default_rng((plan.seed, process))
         # NumPy would shuffle the whole catalogue for some candidates.
         self._sample = random.Random(f"{plan.seed}-{process}").sample
-        self._shares = np.cumsum(popularity(len(self._numbers), plan.zipf))
+        self._shares = popularity(len(self._numbers), plan.zipf)
         self._users: list[SyntheticUser] = []
         self._items: list[Any] = []
         self.measured = Measured()
@@ -157,13 +158,18 @@ class Visitors:
             await self._open_loop(began, self._rate)
         else:
             assert self._concurrency is not None
-            await asyncio.gather(*(self._closed_loop(began) for _ in range(self._concurrency)))
+            count = self._concurrency
+            whose = [
+                slice(i, None, count) if self._plan.own_users else slice(None) for i in range(count)
+            ]
+            await asyncio.gather(*(self._closed_loop(began, users) for users in whose))
         self.measured.seconds = time.perf_counter() - began
 
     async def _open_loop(self, began: float, rate: float) -> None:
         open_visits: set[asyncio.Task[str]] = set()
+        pick = self._picker(slice(None))
         for due in arrivals(self._rng, rate=rate, seconds=self._plan.seconds).tolist():
-            user = self._pick()
+            user = pick()
             await asyncio.sleep(max(began + due - time.perf_counter(), 0))
             if len(open_visits) >= MAX_OPEN:
                 self.measured.outcomes["lost"] += 1
@@ -173,14 +179,22 @@ class Visitors:
             visit.add_done_callback(open_visits.discard)
         await asyncio.gather(*open_visits)
 
-    async def _closed_loop(self, began: float) -> None:
+    async def _closed_loop(self, began: float, users: slice) -> None:
+        pick = self._picker(users)
         while (due := time.perf_counter()) < began + self._plan.seconds:
-            if await self._visit(self._pick(), due, self._plan.new_events) in _REFUSED:
+            if await self._visit(pick(), due, self._plan.new_events) in _REFUSED:
                 await asyncio.sleep(_REFUSED_S)
 
-    def _pick(self) -> SyntheticUser:
-        place = int(np.searchsorted(self._shares, self._rng.random()))
-        return self._users[min(place, len(self._users) - 1)]
+    def _picker(self, users: slice) -> Callable[[], SyntheticUser]:
+        """Draws from some of the users, by their shares of the visits."""
+        chosen = self._users[users]
+        shares = np.cumsum(self._shares[users])
+
+        def pick() -> SyntheticUser:
+            place = int(np.searchsorted(shares, self._rng.random() * shares[-1]))
+            return chosen[min(place, len(chosen) - 1)]
+
+        return pick
 
     async def _visit(self, user: SyntheticUser, due: float, new_events: int) -> str:
         measured = self.measured

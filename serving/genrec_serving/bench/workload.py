@@ -28,6 +28,8 @@ class LoadPlan:
         seconds: how long.
         users: who visit, more often the lower their number.
         zipf: exponent of that; 0 for all alike.
+        own_users: whether each visitor has users of their own, so that nobody makes two visits at
+            once; of a concurrency.
         history_events: that each user has before the first visit.
         new_events: that a user brings to each visit.
         one_request: whether a visit is one request, which brings the new events with it.
@@ -51,6 +53,7 @@ class LoadPlan:
     seconds: float = 20.0
     users: int = 200
     zipf: float = 1.0
+    own_users: bool = False
     history_events: int = 200
     new_events: int = 8
     one_request: bool = False
@@ -74,6 +77,10 @@ class LoadPlan:
             )
         if self.one_request and self.state != "server":
             raise ConfigError("load: one request a visit needs histories kept by the server")
+        if self.own_users and (self.concurrency is None or self.concurrency > self.users):
+            raise ConfigError(
+                "load: for visitors with users of their own give a concurrency, and as many users"
+            )
         positive = (1 if self.rate is None else self.rate, self.seconds, self.k, self.timeout_s)
         counts = (self.zipf, self.history_events, self.new_events, self.candidates)
         if min(positive) <= 0 or min(counts) < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 from collections import Counter
 from dataclasses import replace
@@ -15,8 +16,8 @@ from genrec_model.errors import ConfigError, DataError, EngineError
 from genrec_serving.bench.load import load, load_record
 from genrec_serving.bench.records import append
 from genrec_serving.bench.saturation import curves, write_plot
-from genrec_serving.bench.visits import Measured, measure_load
-from genrec_serving.bench.workload import LoadPlan
+from genrec_serving.bench.visits import Measured, Visitors, measure_load
+from genrec_serving.bench.workload import LoadPlan, SyntheticUser
 
 PLAN = LoadPlan(url="http://x", rate=100.0)
 
@@ -83,6 +84,38 @@ def test_the_curve_is_drawn_from_records(tmp_path: Path) -> None:
     assert b"<svg" in (tmp_path / "curve.svg").read_bytes()
 
 
+class Watched(Visitors):
+    """Sees who visits at the same time; nothing is sent."""
+
+    def __init__(self, plan: LoadPlan) -> None:
+        super().__init__(plan, 0, session=None)  # type: ignore[arg-type]
+        self._users = [
+            SyntheticUser(str(i), self._rng, items=[1], actions=["a"], start=0)
+            for i in range(plan.users)
+        ]
+        self.visits: Counter[str] = Counter()
+        self.twice = 0
+        self._now: Counter[str] = Counter()
+
+    async def _visit(self, user: SyntheticUser, due: float, new_events: int) -> str:
+        self.visits[user.name] += 1
+        self._now[user.name] += 1
+        self.twice += self._now[user.name] > 1
+        await asyncio.sleep(0.001)
+        self._now[user.name] -= 1
+        return "ok"
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_whether_a_user_is_in_two_places_at_once(own: bool) -> None:
+    plan = LoadPlan(url="x", concurrency=4, users=6, zipf=1, seconds=0.2, own_users=own)
+    watched = Watched(plan)
+    await watched.run()
+    assert len(watched.visits) == 6
+    assert (watched.twice == 0) == own
+    assert watched.visits["0"] > watched.visits["4"], "they share a visitor, one comes less often"
+
+
 def test_a_server_that_is_not_there() -> None:
     plan = LoadPlan(url="http://127.0.0.1:9", concurrency=2, processes=2)
     with pytest.raises(EngineError, match="does not answer"):
@@ -113,8 +146,12 @@ def test_the_real_server(server, tmp_path) -> None:
     assert "append p50" in row["note"]
     assert row["note"].startswith("tiny: 2 layers, 32 wide, 50 items, 47 events")
     assert plot.exists()
-    row = run("--concurrency", "3", "--candidates", "5", "--one-request", "--new-events", "2")
+    row = run(
+        *("--concurrency", "3", "--candidates", "5", "--one-request", "--new-events", "2"),
+        "--own-users",
+    )
     assert row["case"] == "load-rank5-one-c3"
+    assert "each with one visit at once" in row["note"]
     assert "0 errors" in row["note"]
     assert "append p50" not in row["note"]
     row = run("--concurrency", "3", "--candidates", "5", "--state", "request", "--no-warm")

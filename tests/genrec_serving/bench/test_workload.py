@@ -62,6 +62,8 @@ def test_processes_share_users_and_rate() -> None:
         {"concurrency": 2, "processes": 3},
         {"rate": 1, "new_events": -1},
         {"rate": 1, "seconds": 0},
+        {"rate": 1, "own_users": True},
+        {"concurrency": 3, "users": 2, "own_users": True},
     ],
 )
 def test_plans_that_make_no_sense(wrong) -> None:
