@@ -3,8 +3,7 @@
     python -m genrec_kernels.bench.attention --commit $(git rev-parse --short HEAD)
 
 Each launch is captured in a CUDA graph and replayed with a cold L2 cache, so that what is timed
-is the GPU's work and not Python's. A forward's bias is prepared beforehand, as in inference; a
-backward makes its tables itself, as in training.
+is the GPU's work and not Python's.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ def launch(case: AttentionCase, inputs: AttentionInputs) -> Callable[[], Any]:
         return launch_fp8(inputs)
     ops = torch.ops.genrec
     if case.direction == "fwd":
-        return lambda: ops.hstu_attention(*inputs.arguments, *inputs.prepared)
+        return lambda: ops.hstu_attention(*inputs.arguments)
     return lambda: ops.hstu_attention_backward(inputs.grad_out, *inputs.arguments, case.bias)
 
 
@@ -135,15 +134,6 @@ def baselines(case: AttentionCase, inputs: AttentionInputs, *, slow: bool) -> di
     if case.direction == "fwd" and case.lengths == "uniform" and slow:
         out["flex_attention"] = measure(flex(case, inputs), graph=False)[0]
     return out
-
-
-def bias_note(case: AttentionCase, inputs: AttentionInputs) -> str:
-    """What a time with a bias leaves out."""
-    note = f"{measure(inputs.plan)[0] * 1e3:.1f} us more, once a batch: the time plan"
-    if case.direction == "bwd":
-        return note
-    each_call, _ = measure(lambda: torch.ops.genrec.hstu_attention(*inputs.arguments))
-    return f"{note}; bias prepared, once a model ({each_call * 1e3:.1f} us where each call does it)"
 
 
 def ceilings() -> Iterable[tuple[str, float, float, float, str]]:
@@ -202,7 +192,7 @@ def main() -> None:
         times = measure(launch(case, inputs))
         note = ""
         if case.bias:
-            note = bias_note(case, inputs)
+            note = f"{measure(inputs.plan)[0] * 1e3:.1f} us more, once a batch: the time plan"
         if case.fp8:
             rounding = measure(partial(rounded, inputs))[0]
             scales = measure(partial(head_scales, inputs.q, inputs.k, inputs.v))[0]

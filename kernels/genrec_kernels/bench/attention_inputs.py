@@ -15,7 +15,6 @@ from torch import Tensor
 
 from genrec_kernels.dispatch import Backend
 from genrec_kernels.jagged import JaggedRows
-from genrec_kernels.prepared_bias import NO_TABLES, OperatorTables, prepare_bias
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 from genrec_kernels.time_plan import TimePlan, plan_times
 
@@ -92,13 +91,6 @@ class AttentionInputs:
         """Made once, as a model makes it for all its layers."""
         return None if self.bias is None else self.plan()
 
-    @cached_property
-    def prepared(self) -> OperatorTables:
-        """Made once, as a model makes it for all its passes without gradients."""
-        if self.bias is None:
-            return NO_TABLES
-        return prepare_bias(self.bias, alpha=self.alpha).operator_tables
-
     def plan(self) -> TimePlan | None:
         """Make the time plan."""
         assert self.bias is not None
@@ -112,7 +104,7 @@ class AttentionInputs:
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """Of the operator `genrec::hstu_attention`, forced to a backend, and of its gradient."""
+        """Of the operator `genrec::hstu_attention`, forced to a backend."""
         tables = (None, None, None) if self.bias is None else tuple(self.bias)
         plan = (None, None) if self.time_plan is None else tuple(self.time_plan)
         return (
