@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 from genrec_kernels.fused_norm_gate import norm_gate
 from genrec_kernels.linear_silu import linear_silu
-from genrec_kernels.prepared_bias import PreparedBias, prepare_bias
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 from genrec_model.hstu.config import HSTUConfig
 
@@ -37,7 +35,6 @@ class HSTULayer(nn.Module):
         super().__init__()
         inner = config.num_heads * config.head_dim
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
-        self.alpha = config.alpha
         self.input_norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
         self.uvqk = nn.Linear(config.hidden_size, 4 * inner)
         self.output_norm = nn.LayerNorm(inner, eps=1e-6)
@@ -50,8 +47,6 @@ class HSTULayer(nn.Module):
             self.time_bias = nn.Parameter(torch.zeros(config.num_time_buckets))
             bounds = time_bucket_boundaries(config.num_time_buckets)
             self.register_buffer("boundaries", bounds, persistent=False)
-        #: Of the weights as they are, once a pass without gradients has asked for it.
-        self._prepared: PreparedBias | None = None
         nn.init.normal_(self.uvqk.weight, std=0.02)
         nn.init.zeros_(self.uvqk.bias)
 
@@ -61,36 +56,6 @@ class HSTULayer(nn.Module):
         if self.position_bias is None or self.time_bias is None:
             return None
         return RelativeBias(self.position_bias, self.time_bias, self.boundaries)
-
-    @property
-    def jagged_bias(self) -> RelativeBias | PreparedBias | None:
-        """The bias for `hstu_attention`: without gradients, prepared once for all passes.
-
-        Whatever changes weights drops it: a pass with gradients, loading, and moving to another
-        device or dtype. Who writes into a layer by hand calls `forget_prepared`.
-        """
-        bias = self.bias
-        if bias is None or torch.is_grad_enabled():
-            self._prepared = None
-            return bias
-        if self._prepared is None:
-            self._prepared = prepare_bias(bias, alpha=self.alpha)
-        return self._prepared
-
-    def forget_prepared(self) -> None:
-        """Make the prepared bias again when it is next asked for: the weights changed."""
-        self._prepared = None
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        """What `to`, `cuda`, `half` and the like call."""
-        self.forget_prepared()
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """What `load_state_dict` of any module above calls."""
-        self.forget_prepared()
-        super()._load_from_state_dict(*args, **kwargs)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[..., W] to u [..., H·D] and q, k, v [..., H, D]."""

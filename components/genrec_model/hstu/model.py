@@ -92,7 +92,7 @@ class HSTU(nn.Module):
                 timestamps=rows.timestamps,
                 alpha=self.config.alpha,
                 norm_length=self.config.norm_length,
-                bias=layer.jagged_bias,
+                bias=layer.bias,
                 max_rows=max_rows,
                 time_plan=time_plan,
             )
