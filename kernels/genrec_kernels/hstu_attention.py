@@ -17,7 +17,6 @@ from genrec_kernels.cutlass.hstu_attention import unsupported
 from genrec_kernels.cutlass.variants import SHORT_ROWS
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.jagged import JaggedRows, offsets_of
-from genrec_kernels.prepared_bias import NO_TABLES, BiasTables, PreparedBias
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.time_plan import MAX_TRITON_BUCKETS, TimePlan, plan_times
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 _MAX_TRITON_WIDTH = 256
 _TRITON_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-#: Tensors that come first among the operator's arguments, the tables and the time plan the last.
-_NUM_TENSORS = 12
 
 
 def hstu_attention(
@@ -40,7 +37,7 @@ def hstu_attention(
     timestamps: Tensor,
     alpha: float,
     norm_length: int,
-    bias: RelativeBias | PreparedBias | None = None,
+    bias: RelativeBias | None = None,
     window: int | None = None,
     max_rows: int | None = None,
     time_plan: TimePlan | None = None,
@@ -61,8 +58,7 @@ def hstu_attention(
             (2^30 seconds) of each other, for the Triton kernels' time differences to be exact.
         alpha: scale of q·kᵀ.
         norm_length: N, the same for every sequence, so that no score depends on its batch-mates.
-        bias: position and time bias, or None. Where weights stay, `prepare_bias` makes a form of it
-            that spares each call a launch; it gets no gradient.
+        bias: position and time bias, or None.
         window: a row sees only the last `window` of its `key_limits` rows; None for all of them.
         max_rows: at least the rows of the longest sequence. Without it they are read from
             `rows`, which waits for the GPU once a batch and cannot be captured in a graph.
@@ -74,14 +70,10 @@ def hstu_attention(
         [R, H, Dv] in the dtype of v.
 
     Raises:
-        ValueError: shapes or dtypes do not fit together, or a prepared bias not the call.
+        ValueError: shapes or dtypes do not fit together.
         BackendUnavailable: the forced backend cannot run on these inputs.
     """
     _check(q, k, v, key_limits, timestamps, norm_length, window)
-    prepared = NO_TABLES
-    if isinstance(bias, PreparedBias):
-        bias.check(alpha=alpha, device=q.device)
-        prepared, bias = bias.operator_tables, bias.bias
     if not torch.compiler.is_compiling():
         chosen = _chosen(q, v, bias, max_rows, backend)
         if chosen == "reference":  # its own autograd keeps what the gradient needs
@@ -115,7 +107,6 @@ def hstu_attention(
         norm_length,
         window,
         backend,
-        *prepared,
     )
     return out
 
@@ -189,15 +180,8 @@ def _hstu_attention(
     norm_length: int,
     window: int | None,
     backend: str | None,
-    halved_pairs: Tensor | None = None,
-    halved_cells: Tensor | None = None,
-    over_alpha_pairs: Tensor | None = None,
-    over_alpha_cells: Tensor | None = None,
 ) -> Tensor:
-    """`hstu_attention` as an operator: opaque to compilers, [R, H, Dv].
-
-    The last four are a `PreparedBias`, or None; by default, so that older exports still load.
-    """
+    """`hstu_attention` as an operator: opaque to compilers, [R, H, Dv]."""
     bias = _bias(position, time, boundaries)
     chosen = _chosen(q, v, bias, max_rows, backend)
     if chosen == "cutlass":
@@ -216,7 +200,6 @@ def _hstu_attention(
             window=window,
             bias=bias,
             times=None if seconds is None or buckets is None else TimePlan(seconds, buckets),
-            prepared=_tables(over_alpha_pairs, over_alpha_cells),
         )
     if chosen == "triton":
         from genrec_kernels.triton import hstu_attention as kernels
@@ -225,7 +208,6 @@ def _hstu_attention(
             _kernel_arguments(
                 *(q, k, v, offsets, history_lengths, key_limits, bias, seconds, buckets),
                 *(max_rows, alpha, norm_length, window),
-                prepared=_tables(halved_pairs, halved_cells),
             )
         )
     return reference.hstu_attention(
@@ -329,8 +311,9 @@ def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    ctx.save_for_backward(*inputs[:_NUM_TENSORS])  # prepared tables are for the forward alone
-    ctx.constants = inputs[_NUM_TENSORS : _NUM_TENSORS + 5]
+    *tensors, max_rows, alpha, norm_length, window, backend = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.constants = (max_rows, alpha, norm_length, window, backend)
 
 
 def _differentiate(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
@@ -339,7 +322,7 @@ def _differentiate(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         grad_out, *ctx.saved_tensors, *ctx.constants, wanted
     )
     tables = (grad_position, grad_time) if wanted else (None, None)
-    return (grad_q, grad_k, grad_v, None, None, None, None, *tables, *[None] * 12)
+    return (grad_q, grad_k, grad_v, None, None, None, None, *tables, *[None] * 8)
 
 
 _hstu_attention.register_autograd(_differentiate, setup_context=_remember)
@@ -351,10 +334,6 @@ def _bias(
     if position is None or time is None or boundaries is None:
         return None
     return RelativeBias(position, time, boundaries)
-
-
-def _tables(pairs: Tensor | None, cells: Tensor | None) -> BiasTables | None:
-    return None if pairs is None or cells is None else BiasTables(pairs, cells)
 
 
 def _kernel_arguments(
@@ -371,7 +350,6 @@ def _kernel_arguments(
     alpha: float,
     norm_length: int,
     window: int | None,
-    prepared: BiasTables | None = None,
 ) -> AttentionArguments:
     """What the Triton kernels of forward and backward take."""
     from genrec_kernels.triton.hstu_attention import AttentionArguments
@@ -394,5 +372,4 @@ def _kernel_arguments(
         window=window,
         bias=bias,
         times=times,
-        prepared=prepared,
     )

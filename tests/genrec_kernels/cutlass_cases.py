@@ -14,7 +14,6 @@ from genrec_kernels.cutlass.variants import all_variants
 from genrec_kernels.dispatch import BackendUnavailable, backend_problem, use_backend
 from genrec_kernels.hstu_attention import hstu_attention
 from genrec_kernels.jagged import JaggedRows
-from genrec_kernels.prepared_bias import PreparedBias, prepare_bias
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 
 GPU = torch.device("cuda", 0)
@@ -59,7 +58,7 @@ class Case:
         self.window = window
         gaps = torch.randint(0, 40_000, (total,), device=GPU, generator=random)
         self.times = 1_700_000_000 + (gaps * (gaps % 4 == 0)).cumsum(0)
-        self.bias: RelativeBias | PreparedBias | None = None
+        self.bias = None
         if with_bias:
             position, time = (
                 torch.randn(n, device=GPU, generator=random) for n in (900, NUM_BUCKETS)
@@ -166,20 +165,6 @@ def test_streams_at_the_same_time() -> None:
     torch.cuda.synchronize()
     for case, out in zip(cases, found, strict=True):
         case.check(out)
-
-
-@pytest.mark.parametrize("backend", ["cutlass", "triton"])
-def test_a_prepared_bias_gives_the_same_bits(backend: str) -> None:
-    case = Case(LAYOUTS["long"], with_bias=True, max_rows=2200)
-    expected = case.run(backend, case.q, case.k, case.v)
-    assert isinstance(case.bias, RelativeBias)
-    case.bias = prepare_bias(case.bias, alpha=case.q.shape[2] ** -0.5)
-    assert torch.equal(case.run(backend, case.q, case.k, case.v), expected)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = case.run(backend, case.q, case.k, case.v)
-    graph.replay()
-    assert torch.equal(out, expected)
 
 
 def test_the_gradient_is_tritons() -> None:

@@ -18,10 +18,7 @@ from torch import Tensor
 from genrec_kernels.dispatch import BackendUnavailable
 from genrec_kernels.hstu_attention import hstu_attention
 from genrec_kernels.jagged import JaggedRows
-from genrec_kernels.prepared_bias import PreparedBias, prepare_bias
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
-from genrec_kernels.triton import hstu_attention as kernels
-from genrec_kernels.triton.bias_tables import make_bias_tables
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -65,7 +62,6 @@ class Case:
     times: Tensor
     bias: RelativeBias | None
     window: int | None = None
-    prepared: PreparedBias | None = None
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -87,7 +83,7 @@ class Case:
             timestamps=self.times,
             alpha=self.q.shape[2] ** -0.5,
             norm_length=64,
-            bias=self.prepared or self.bias,
+            bias=self.bias,
             window=self.window,
             backend=backend,
         )
@@ -303,43 +299,6 @@ def test_more_room_than_rows_changes_nothing() -> None:
     assert torch.equal(exact, roomy)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("buckets", [1, 12, 67])
-def test_prepared_tables_are_those_of_the_kernel(buckets: int, dtype: torch.dtype) -> None:
-    made = make_case([(9, 2)], buckets=buckets).bias
-    assert made is not None
-    bias = RelativeBias(*(x.detach().to(dtype) for x in made[:2]), made.boundaries)
-    prepared = prepare_bias(bias, alpha=0.3)
-    for tables, scale in ((prepared.halved, 0.5), (prepared.over_alpha, 1 / 0.3)):
-        assert tables is not None
-        for mine, kernels_own in zip(tables, make_bias_tables(bias, scale), strict=True):
-            assert torch.equal(mine, kernels_own)
-
-
-@pytest.mark.parametrize("layout", ["no history", "long"])
-def test_a_prepared_bias_gives_the_same_bits(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = make_case(LAYOUTS[layout])
-    assert case.bias is not None
-    prepared = prepare_bias(case.bias, alpha=case.q.shape[2] ** -0.5)
-    with torch.no_grad():
-        expected = case.run("triton")
-        monkeypatch.setattr(kernels, "make_bias_tables", None)
-        assert torch.equal(replace(case, prepared=prepared).run("triton"), expected)
-
-
-def test_rows_have_gradients_beside_a_prepared_bias() -> None:
-    case = make_case(LAYOUTS["odd lengths"])
-    assert case.bias is not None
-    frozen = RelativeBias(*(x.detach() for x in case.bias))
-    prepared = prepare_bias(frozen, alpha=case.q.shape[2] ** -0.5)
-    gradients = [
-        torch.autograd.grad(one.run("triton").sin().sum(), [one.q, one.k, one.v])
-        for one in (case, replace(case, prepared=prepared))
-    ]
-    for mine, expected in zip(*gradients, strict=True):
-        assert torch.equal(mine, expected)
-
-
 def test_the_operator_keeps_the_rules_of_torch_library() -> None:
     case = make_case([(9, 2), (0, 1)])
     assert case.bias is not None
@@ -351,8 +310,6 @@ def test_the_operator_keeps_the_rules_of_torch_library() -> None:
         *(11, 0.25, 64, None, "triton"),
     )
     torch.library.opcheck(torch.ops.genrec.hstu_attention, arguments)
-    tables = prepare_bias(case.bias, alpha=0.25).operator_tables
-    torch.library.opcheck(torch.ops.genrec.hstu_attention, (*arguments, *tables))
 
 
 def test_what_triton_lacks_is_refused() -> None:

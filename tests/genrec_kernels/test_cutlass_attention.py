@@ -28,9 +28,9 @@ from genrec_kernels.cutlass.parameters import BiasParameters, forward_parameters
 from genrec_kernels.cutlass.variants import Element, all_variants, variant_of
 from genrec_kernels.hstu_attention import hstu_attention
 from genrec_kernels.jagged import JaggedRows
-from genrec_kernels.prepared_bias import prepare_bias
 from genrec_kernels.ptx_emulator import Kernel
 from genrec_kernels.ptx_emulator.program import PtxError
+from genrec_kernels.reference.bias_tables import bias_tables
 from genrec_kernels.reference.time_plan import plan_times as reference_plan_times
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 
@@ -119,9 +119,7 @@ def run(
         plan = reference_plan_times(
             timestamps, rows.offsets, bias.boundaries, int(rows.lengths.max())
         )
-        prepared = prepare_bias(bias, alpha=variant.width**-0.5).over_alpha
-        assert prepared is not None
-        tables = BiasParameters(*plan, *prepared)
+        tables = BiasParameters(*plan, *bias_tables(bias, variant.width**0.5))
     judged = torch.ones(total, dtype=torch.bool)
     if foreign is not None:
         judged[rows.offsets[1] : rows.offsets[2]] = False

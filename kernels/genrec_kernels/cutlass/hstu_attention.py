@@ -16,7 +16,6 @@ from genrec_kernels.cutlass.claims import claim_counter
 from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels, launch
 from genrec_kernels.cutlass.parameters import BiasParameters, forward_parameters
 from genrec_kernels.cutlass.variants import ELEMENTS, WIDTHS, variant_of
-from genrec_kernels.prepared_bias import BiasTables
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.time_plan import MAX_TRITON_BUCKETS, TimePlan
 
@@ -52,7 +51,6 @@ def forward(
     window: int | None,
     bias: RelativeBias | None = None,
     times: TimePlan | None = None,
-    prepared: BiasTables | None = None,
     kernel: CompiledKernel | None = None,
 ) -> Tensor:
     """As `genrec_kernels.hstu_attention`.
@@ -64,7 +62,6 @@ def forward(
         key_limits: int64 [R].
         max_rows: at least the rows of the longest sequence.
         bias, times: with a bias, also the batch's time plan.
-        prepared: the bias over alpha (`PreparedBias.over_alpha`), where it was made before.
         kernel: instead of the one for these inputs, for tuning.
 
     Returns:
@@ -96,7 +93,7 @@ def forward(
             histories=histories.contiguous(),
             key_limits=key_limits.contiguous(),
             claimed=claim_counter(q.device),
-            bias=None if bias is None else _bias_parameters(bias, prepared, times, alpha),
+            bias=None if bias is None else _bias_parameters(bias, times, alpha),
             group=side_by_side(q, max_rows, num_sequences),
             window=window or 0,
             half_alpha=alpha / 2,
@@ -113,16 +110,12 @@ def side_by_side(q: Tensor, max_rows: int, num_sequences: int) -> int:
     return max(min(L2_BYTES // max(sequence_bytes, 1), num_sequences, MOST_SEQUENCES), 1)
 
 
-def _bias_parameters(
-    bias: RelativeBias, prepared: BiasTables | None, times: TimePlan | None, alpha: float
-) -> BiasParameters:
+def _bias_parameters(bias: RelativeBias, times: TimePlan | None, alpha: float) -> BiasParameters:
+    from genrec_kernels.triton.bias_tables import make_bias_tables
+
     if times is None:
         raise ValueError("the CUTLASS kernels need a time plan with the bias: see plan_times")
-    if prepared is None:
-        from genrec_kernels.triton.bias_tables import make_bias_tables
-
-        prepared = make_bias_tables(bias, 1 / alpha)
-    return BiasParameters(*times, *prepared)
+    return BiasParameters(*times, *make_bias_tables(bias, 1 / alpha))
 
 
 def for_tma(x: Tensor) -> Tensor:

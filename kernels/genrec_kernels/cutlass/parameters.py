@@ -61,7 +61,7 @@ class BiasParameters(NamedTuple):
     """A layer's bias on a batch, of `forward_parameters`.
 
     seconds, buckets: the batch's `TimePlan`.
-    pairs, cells: the layer's tables times 1 / alpha, see `prepared_bias.BiasTables`.
+    pairs, cells: the layer's tables times 1 / alpha, see `triton.bias_tables.BiasTables`.
     """
 
     seconds: Tensor

@@ -12,10 +12,10 @@ _NEVER = 2**31 - 1
 
 
 def bias_tables(bias: RelativeBias, scale: float = 0.5) -> tuple[Tensor, Tensor]:
-    """As `genrec_kernels.triton.bias_tables.make_bias_tables`, to the bit.
+    """As `genrec_kernels.triton.bias_tables.make_bias_tables`.
 
     Returns:
-        float32 [P + 1, 2] and int32 [TIME_CELLS + T + MOST_STEPS, 4], see `BiasTables`.
+        float32 [P + 1, 2] and int32 [TIME_CELLS + T + MOST_STEPS, 4].
     """
     position, time = (x.float() * scale for x in (bias.position, bias.time))
     distance = torch.arange(position.shape[0] + 1, device=position.device)

@@ -1,20 +1,34 @@
-"""The bias tables of a layer as the attention kernels read them, where weights change.
+"""The bias tables of a layer as the attention kernels read them.
 
-`prepare_bias` makes them once, where weights stay.
+Letters in shapes: P and T entries of the position and time tables.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
+from torch import Tensor
 
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.plan_blocks import MOST_STEPS, TIME_CELLS
-from genrec_kernels.prepared_bias import BiasTables
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.triton.bias_plan import plan_tables
 
 _PLAN_POSITIONS = 1024
+
+
+class BiasTables(NamedTuple):
+    """See `plan_tables`.
+
+    pairs: float32 [P + 1, 2], position biases in pairs.
+    cells: int32 [TIME_CELLS + T + MOST_STEPS, 4], time biases by cells of differences, then by
+        buckets.
+    """
+
+    pairs: Tensor
+    cells: Tensor
 
 
 def make_bias_tables(bias: RelativeBias, scale: float = 0.5) -> BiasTables:

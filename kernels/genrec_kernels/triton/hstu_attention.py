@@ -16,12 +16,11 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import interpreting
-from genrec_kernels.prepared_bias import BiasTables
 from genrec_kernels.reference.hstu_attention_backward import HSTUAttentionGradients
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.tiles import ShapeClass, Tile, tile_for
 from genrec_kernels.time_plan import TimePlan
-from genrec_kernels.triton.bias_tables import make_bias_tables
+from genrec_kernels.triton.bias_tables import BiasTables, make_bias_tables
 from genrec_kernels.triton.hstu_attention_backward import (
     hstu_attention_backward_kv,
     hstu_attention_backward_q,
@@ -50,7 +49,6 @@ class AttentionArguments:
         key_limits: int64 [R].
         alpha, norm_length, window, bias: as in `hstu_attention`.
         times: of the batch, where there is a bias.
-        prepared: the bias halved (`PreparedBias.halved`), where it was made before.
         tile: instead of what the table says, for tuning.
     """
 
@@ -66,7 +64,6 @@ class AttentionArguments:
     window: int | None
     bias: RelativeBias | None
     times: TimePlan | None
-    prepared: BiasTables | None = None
     tile: Tile | None = None
 
     def tile_of(self, kernel: str) -> Tile:
@@ -92,9 +89,7 @@ class AttentionArguments:
     @cached_property
     def tables(self) -> BiasTables | None:
         """The bias tables as the kernels read them."""
-        if self.bias is None or self.prepared is not None:
-            return self.prepared
-        return make_bias_tables(self.bias)
+        return None if self.bias is None else make_bias_tables(self.bias)
 
     @property
     def bias_arguments(self) -> tuple[Tensor | None, ...]:
