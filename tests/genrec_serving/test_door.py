@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -32,6 +32,7 @@ class FakeEngine:
 
     def __init__(self, *, patient: bool = False) -> None:
         self.asked: list[tuple[Any, Any, Future[Scored]]] = []
+        self.answered: Callable[[], None]
         self.patient = patient
         self.dead = False
 
@@ -130,6 +131,23 @@ async def test_what_nobody_waits_for_is_dropped(tmp_path) -> None:
         await asyncio.sleep(0.01)
     with pytest.raises(EngineError, match="closed"):
         await asking.rank(call(5))
+
+
+async def test_replies_of_a_step_are_written_together(tmp_path) -> None:
+    house = House(tmp_path, patient=True)
+    asking = await house.come_in()
+    calls = [one for one in (call(5, seed) for seed in range(40)) if engine_of(one.rows, 2) == 0]
+    tasks = [asyncio.create_task(asking.rank(one)) for one in calls[:8]]
+    engine = house.engines[0]
+    while len(engine.asked) < 8:
+        await asyncio.sleep(0.01)
+    for prompt, kwargs, answer in engine.asked:
+        answer.set_result(engine.scored(prompt, kwargs))
+    await asyncio.sleep(0.05)
+    assert not any(task.done() for task in tasks)
+    engine.answered()
+    found = await asyncio.wait_for(asyncio.gather(*tasks), 5)
+    assert all(scored.items.tolist() == [4, 9] for scored in found)
 
 
 async def test_one_who_does_not_read_stops_nobody_else(house) -> None:

@@ -26,13 +26,16 @@ def load_record(
     offered = f"{plan.rate:g}/s offered" if plan.rate is not None else f"{plan.concurrency} at once"
     share = measured.cached_events / max(measured.history_events, 1)
     visit = "one request a visit" if plan.one_request else "two requests a visit"
+    lengths = f"{plan.history_events}"
+    if plan.history_spread:
+        lengths += f" to {plan.history_events + plan.history_spread}"
     notes = [
         measured.model,
         offered,
         f"{plan.seconds:g} s",
         f"{plan.users} users, Zipf {plan.zipf:g}"
         + (", each with one visit at once" if plan.own_users else ""),
-        f"{plan.history_events} events and {plan.new_events} new a visit",
+        f"{lengths} events and {plan.new_events} new a visit",
         *(
             ("histories kept by the server", visit)
             if plan.state == "server"
@@ -88,6 +91,9 @@ def load(
         bool, typer.Option("--own-users", help="Nobody makes two visits at once.")
     ] = False,
     history_events: Annotated[int, typer.Option(min=0, help="Of a user at first.")] = 200,
+    history_spread: Annotated[
+        int, typer.Option(min=0, help="Of a user at first, up to as many more.")
+    ] = 0,
     new_events: Annotated[int, typer.Option(min=0, help="That a visit brings.")] = 8,
     one_request: Annotated[
         bool, typer.Option("--one-request", help="A visit's events come with its question.")
@@ -125,6 +131,7 @@ def load(
         zipf=zipf,
         own_users=own_users,
         history_events=history_events,
+        history_spread=history_spread,
         new_events=new_events,
         one_request=one_request,
         candidates=candidates,

@@ -138,7 +138,8 @@ class Visitors:
                 actions=stats["model"]["actions"],
                 start=start,
             )
-            events = user.with_ids(user.act(self._plan.history_events))
+            more = int(self._rng.integers(self._plan.history_spread + 1))
+            events = user.with_ids(user.act(self._plan.history_events + more))
             if self._plan.state == "server":
                 for i in range(0, len(events), _APPEND):
                     body = {"events": events[i : i + _APPEND]}

@@ -31,6 +31,8 @@ class LoadPlan:
         own_users: whether each visitor has users of their own, so that nobody makes two visits at
             once; of a concurrency.
         history_events: that each user has before the first visit.
+        history_spread: most events that a user has beyond these; all numbers alike. With none the
+            windows of all users move at the same time, as these never do.
         new_events: that a user brings to each visit.
         one_request: whether a visit is one request, which brings the new events with it.
         candidates: to rank; 0 to ask for recommendations.
@@ -55,6 +57,7 @@ class LoadPlan:
     zipf: float = 1.0
     own_users: bool = False
     history_events: int = 200
+    history_spread: int = 0
     new_events: int = 8
     one_request: bool = False
     candidates: int = 0
@@ -82,7 +85,13 @@ class LoadPlan:
                 "load: for visitors with users of their own give a concurrency, and as many users"
             )
         positive = (1 if self.rate is None else self.rate, self.seconds, self.k, self.timeout_s)
-        counts = (self.zipf, self.history_events, self.new_events, self.candidates)
+        counts = (
+            self.zipf,
+            self.history_events,
+            self.history_spread,
+            self.new_events,
+            self.candidates,
+        )
         if min(positive) <= 0 or min(counts) < 0:
             raise ConfigError("load: rate, seconds, k and timeout are above 0, counts not below")
 

@@ -1,6 +1,7 @@
 """A socket at which several processes ask one engine.
 
-One thread takes what all of them ask. Replies are written by the engine's thread itself, which must
+One thread takes what all of them ask. Replies are written by the engine's thread itself, those of a
+step together, as each write costs it some ten microseconds and a turn at Python's lock. It must
 not wait for a process that does not read: what does not fit into the socket is left to the first
 thread.
 """
@@ -54,8 +55,11 @@ class Door:
         self._woken, self._wake = socket.socketpair()
         self._woken.setblocking(False)
         self._wake.setblocking(False)
-        #: Guests for whom replies wait.
+        #: Guests whose replies are still to be written.
+        self._told: deque[_Guest] = deque()
+        #: Guests who do not read as fast as they are told.
         self._behind: deque[_Guest] = deque()
+        engine.answered = self._write_all
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._woken, selectors.EVENT_READ)
         threading.Thread(target=self._run, name="engine-door", daemon=True).start()
@@ -70,6 +74,16 @@ class Door:
                     self._look_behind()
                 else:
                     self._serve(key.data, events, decoder)
+            self._write_all()
+
+    def _write_all(self) -> None:
+        """Write what guests were told."""
+        while self._told:
+            try:
+                guest = self._told.popleft()
+            except IndexError:  # the other thread was faster
+                return
+            guest.write()
 
     def _admit(self) -> None:
         try:
@@ -78,7 +92,7 @@ class Door:
             logger.debug("somebody came and went: %s", error)
             return
         connection.setblocking(False)
-        guest = _Guest(connection, self._engine, self._fell_behind)
+        guest = _Guest(connection, self._engine, self._told.append, self._fell_behind)
         self._selector.register(connection, selectors.EVENT_READ, guest)
 
     def _serve(self, guest: _Guest, events: int, decoder: msgspec.msgpack.Decoder[Ask]) -> None:
@@ -117,15 +131,19 @@ class _Guest:
         self,
         connection: socket.socket,
         engine: VllmEngine,
+        told: Callable[[_Guest], None],
         fell_behind: Callable[[_Guest], None],
     ) -> None:
         self.connection = connection
         self.closed = False
+        self._told = told
         self._fell_behind = fell_behind
         self._frames = FrameReader()
-        self._asker = Asker(engine, self._send)
+        self._asker = Asker(engine, self._tell)
         self._sending = threading.Lock()
         self._unsent = bytearray()
+        #: Whether the socket is full, and the door's thread waits until it is not.
+        self._is_behind = False
 
     def read(self, decoder: msgspec.msgpack.Decoder[Ask]) -> None:
         """Take what came.
@@ -144,17 +162,29 @@ class _Guest:
             self._asker.take(decoder.decode(message))
 
     def catch_up(self) -> bool:
-        """Send what waits, as far as it goes; whether nothing waits any more.
+        """Write what waits, as far as it goes; whether nothing waits any more.
 
         Raises:
             OSError: the guest left.
         """
         with self._sending:
+            self._write()
+            self._is_behind = bool(self._unsent)
+            return not self._is_behind
+
+    def write(self) -> None:
+        """Write what the guest was told, but for what does not fit."""
+        with self._sending:
+            if self.closed or self._is_behind:
+                return
             try:
-                del self._unsent[: self.connection.send(self._unsent)]
-            except BlockingIOError:
-                return False
-            return not self._unsent
+                self._write()
+            except OSError:
+                return  # the reader finds it too
+            if self._unsent:
+                logger.debug("a guest does not read")
+                self._is_behind = True
+                self._fell_behind(self)
 
     def close(self) -> None:
         """Forget what the guest asked."""
@@ -163,19 +193,19 @@ class _Guest:
             self.connection.close()
         self._asker.leave()
 
-    def _send(self, reply: Reply) -> None:
+    def _tell(self, reply: Reply) -> None:
+        """Take a reply, which is written with others."""
         data = frame(msgspec.msgpack.encode(reply))
         with self._sending:
             if self.closed:
                 return
             if not self._unsent:
-                try:
-                    data = data[self.connection.send(data) :]
-                except BlockingIOError:
-                    logger.debug("a guest does not read")
-                except OSError:
-                    return  # the reader finds it too
-                if not data:
-                    return
-                self._fell_behind(self)
+                self._told(self)
             self._unsent += data
+
+    def _write(self) -> None:
+        try:
+            while self._unsent:
+                del self._unsent[: self.connection.send(self._unsent)]
+        except BlockingIOError:
+            return

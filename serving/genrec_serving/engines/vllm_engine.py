@@ -14,6 +14,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -87,6 +88,8 @@ class VllmEngine(PagedEngine):
         #: When the turn began that the thread's loop is in; None while it waits for jobs.
         self._turn_began: float | None = None
         self._abandoned = False
+        #: Called when all answers of a step are given, or when the engine fails those who wait.
+        self.answered: Callable[[], None] = _nothing
         self._engine: CoreClient | None = None
         started: Future[None] = Future()
         self._thread = threading.Thread(
@@ -185,6 +188,7 @@ class VllmEngine(PagedEngine):
             self._turn_began = time.monotonic()
             for answer in engine.step():
                 resolve(pending.pop(answer.request_id).answer, _scored(answer))
+            self.answered()
             self._turn_began = None
 
     def _admit(self, engine: CoreClient, pending: dict[str, Job]) -> bool:
@@ -230,6 +234,11 @@ class VllmEngine(PagedEngine):
                 waiting = self._jobs.get()
                 if isinstance(waiting, Job):
                     fail(waiting.answer, end)
+        self.answered()
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> CoreClient:

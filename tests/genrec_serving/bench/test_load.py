@@ -148,10 +148,10 @@ def test_the_real_server(server, tmp_path) -> None:
     assert plot.exists()
     row = run(
         *("--concurrency", "3", "--candidates", "5", "--one-request", "--new-events", "2"),
-        "--own-users",
+        *("--own-users", "--history-spread", "9"),
     )
     assert row["case"] == "load-rank5-one-c3"
-    assert "each with one visit at once" in row["note"]
+    assert "each with one visit at once, 30 to 39 events and 2 new a visit" in row["note"]
     assert "0 errors" in row["note"]
     assert "append p50" not in row["note"]
     row = run("--concurrency", "3", "--candidates", "5", "--state", "request", "--no-warm")

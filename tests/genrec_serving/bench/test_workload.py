@@ -61,6 +61,7 @@ def test_processes_share_users_and_rate() -> None:
         {"rate": 1, "users": 2, "processes": 3},
         {"concurrency": 2, "processes": 3},
         {"rate": 1, "new_events": -1},
+        {"rate": 1, "history_spread": -1},
         {"rate": 1, "seconds": 0},
         {"rate": 1, "own_users": True},
         {"concurrency": 3, "users": 2, "own_users": True},
