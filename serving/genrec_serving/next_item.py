@@ -63,5 +63,9 @@ class NextItem:
         Raises:
             IndexError: an item is not in the table.
         """
-        rows_CW = self._catalogue.vectors(items).float()
-        return (rows_CW * users.float()).sum(-1) / self._temperature
+        return scores_of_vectors(users, self._catalogue.vectors(items), self._temperature)
+
+
+def scores_of_vectors(users: Tensor, items: Tensor, temperature: float) -> Tensor:
+    """Next-item scores float32 [C] of users [C, W] (or [W]) and items [C, W], all unit vectors."""
+    return (items.float() * users.float()).sum(-1) / temperature

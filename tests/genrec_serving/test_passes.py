@@ -1,36 +1,23 @@
-"""Sizes that passes are padded to. What comes out of padded passes: `test_vllm_engine`."""
-
-import torch
+"""Sizes that passes are padded to. What comes out of them: `test_vllm_engine`."""
 
 from genrec_serving.vllm_plugin.passes import (
     FEW_ROWS,
     MAX_GRAPH_ROWS,
-    PassInputs,
+    PassSize,
     all_sizes,
     size_of,
 )
 
 
-def inputs(rows: list[int], *, writes: bool) -> PassInputs:
+def size_for(rows: list[int], *, writes: bool, max_requests: int = 128) -> PassSize:
     """Of requests with so many new rows each."""
-    zeros = torch.zeros(sum(rows), dtype=torch.int64)
-    return PassInputs(
-        items=zeros,
-        actions=zeros,
-        limits=zeros,
-        timestamps=zeros,
-        slots=zeros if writes else None,
-        row_offsets=torch.tensor([0, *rows]).cumsum(0).int(),
-        page_table=torch.zeros(len(rows), 4, dtype=torch.int32),
-        max_new_rows=max(rows),
-        max_keys=0,
-    )
+    return size_of(sum(rows), len(rows), max(rows), max_requests=max_requests, writes=writes)
 
 
 def test_a_size_holds_the_pass_and_little_more() -> None:
     for requests in (1, 2, 5, 40, 100):
         for each in (1, 8, 30, 81):
-            size = size_of(inputs([each] * requests, writes=True), max_requests=100)
+            size = size_for([each] * requests, writes=True, max_requests=100)
             rows = each * requests
             assert rows <= size.rows <= max(rows * 1.5, 32)
             assert requests <= size.requests <= 100
@@ -39,7 +26,7 @@ def test_a_size_holds_the_pass_and_little_more() -> None:
 
 def test_few_sizes_serve_all_passes() -> None:
     sizes = {
-        size_of(inputs([each] * requests, writes=True), max_requests=128)
+        size_for([each] * requests, writes=True)
         for requests in range(1, 129)
         for each in range(1, 65)
     }
@@ -50,9 +37,9 @@ def test_all_sizes_are_known() -> None:
     known = {(size.rows, size.requests, size.new_rows) for size in all_sizes(128)}
     for requests in (1, 3, 17, 100, 128):
         for each in (1, 9, 16, 24, 32, 33, 60):
-            size = size_of(inputs([each] * requests, writes=True), max_requests=128)
+            size = size_for([each] * requests, writes=True)
             assert (size.rows, size.requests, size.new_rows) in known
-    one_new = size_of(inputs([1000] + [9] * 100, writes=True), max_requests=128)
+    one_new = size_for([1000] + [9] * 100, writes=True)
     assert (one_new.rows, one_new.requests, one_new.new_rows) in known
 
 
@@ -60,7 +47,7 @@ def test_candidates_find_their_size_captured() -> None:
     known = set(all_sizes(128))
     for requests in (1, 3, 17, 81):
         for each in (33, 100):
-            assert size_of(inputs([each] * requests, writes=False), 128) in known
+            assert size_for([each] * requests, writes=False) in known
 
 
 def test_the_largest_size_comes_first() -> None:

@@ -145,9 +145,16 @@ async def test_padded_passes_of_many_users(odd_engine) -> None:
     rng = np.random.default_rng(12)
     users = [truth.rows(int(n), seed=12) for n in rng.integers(0, 60, 40)]
     candidates = [rng.permutation(np.arange(3, 53))[: 1 + i] for i in range(len(users))]
-    calls = [rank(engine, u, c, truth.now) for u, c in zip(users, candidates, strict=True)]
-    for found, rows, items in zip(await asyncio.gather(*calls), users, candidates, strict=True):
-        truth.assert_same(found, truth.rank(rows, items))
+    ranks = [rank(engine, u, c, truth.now) for u, c in zip(users, candidates, strict=True)]
+    # In the same passes: what is found is computed beside what was given.
+    finds = [
+        engine.recommend(RecommendCall(rows=u, now=truth.now, k=5, exclude=c))
+        for u, c in zip(users, candidates, strict=True)
+    ]
+    ranked, found = await asyncio.gather(asyncio.gather(*ranks), asyncio.gather(*finds))
+    for i, (rows, items) in enumerate(zip(users, candidates, strict=True)):
+        truth.assert_same(ranked[i], truth.rank(rows, items))
+        truth.assert_same(found[i], truth.recommend(rows, 5, exclude=items))
 
 
 async def test_large_candidate_passes_are_split(vllm_engine, truth) -> None:

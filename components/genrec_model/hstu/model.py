@@ -60,7 +60,11 @@ class HSTU(nn.Module):
 
         Candidates carry the action 0, so they are rows like any other.
         """
-        rows = self.item_embedding(items) + self.action_embedding(actions)
+        return self.embed_rows(self.item_embedding(items), actions, positions)
+
+    def embed_rows(self, items: Tensor, actions: Tensor, positions: Tensor) -> Tensor:
+        """As `embed`, for rows [..., W] of the item table."""
+        rows = items + self.action_embedding(actions)
         out: Tensor = self.dropout(rows + self.position_embedding(positions))
         return out
 

@@ -6,41 +6,63 @@ request, T tasks.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
 
 from genrec_cache.stored_matrix import StoredMatrix
-from genrec_cache.streams import sent
-from genrec_model.features.reserved import NO_ACTION
 from genrec_model.hstu import HSTU
 from genrec_model.hstu.layer import HSTULayer
 from genrec_serving.catalogue import ResidentCatalogue
-from genrec_serving.next_item import NextItem
+from genrec_serving.next_item import NextItem, scores_of_vectors
 from genrec_serving.vllm_plugin.attention_backend import PagedHSTUAttention, PageMetadata
+from genrec_serving.vllm_plugin.candidate_pass import (
+    NUM_FIXED_COLUMNS,
+    Asked,
+    CandidateInputs,
+    CandidatePass,
+)
 from genrec_serving.vllm_plugin.compute import compute_options
 from genrec_serving.vllm_plugin.fp8_pages import FP8, page_scales
+from genrec_serving.vllm_plugin.graphs import Graphs
 from genrec_serving.vllm_plugin.host_connector import host_copies
 from genrec_serving.vllm_plugin.host_copies import HostCopies
 from genrec_serving.vllm_plugin.item_rows import ItemRows, item_cache_options
-from genrec_serving.vllm_plugin.passes import Passes, PassInputs
-from genrec_serving.vllm_plugin.pooler import Candidates, HSTUPooler
+from genrec_serving.vllm_plugin.passes import Passes, PassInputs, all_sizes
+from genrec_serving.vllm_plugin.pooler import HSTUPooler
 from genrec_serving.vllm_plugin.prompt import ROW_WIDTH, unpack
 from genrec_serving.vllm_plugin.streamed_catalogue import StreamedCatalogue
 from genrec_serving.vllm_plugin.timestamp_pages import TimestampPages
 
-#: Most candidate rows in one pass. vLLM's token budget does not see candidates, so this is what
-#: bounds the memory of a step in which many requests rank many items.
-MAX_CANDIDATE_ROWS = 8192
+logger = logging.getLogger(__name__)
 
 _ITEM_TABLE = "item_embedding.weight"
+
+
+class _AllPasses(NamedTuple):
+    """What runs through the layers, and the graphs of both kinds."""
+
+    graphs: Graphs
+    histories: Passes
+    candidates: CandidatePass
+
+    def capture(self, max_requests: int) -> None:
+        """Capture all sizes, so that no request waits for a capture, or for a kernel to compile."""
+        begin = time.perf_counter()
+        for size in all_sizes(max_requests):
+            (self.histories if size.writes else self.candidates).capture(size)
+        logger.info(
+            "%d graphs of passes captured in %.1f s", len(self.graphs), time.perf_counter() - begin
+        )
 
 
 class GenrecHSTU(nn.Module):
@@ -75,7 +97,7 @@ class GenrecHSTU(nn.Module):
         self.pooler = HSTUPooler(
             user_embedding=self.hstu.user_embedding,
             next_item=self._next_item,
-            task_logits=self._task_logits,
+            score=self._score,
         )
         self._paged: dict[HSTULayer, PagedHSTUAttention] = dict(
             zip(self.hstu.layers, self.attention, strict=True)  # type: ignore[arg-type]
@@ -110,17 +132,13 @@ class GenrecHSTU(nn.Module):
             inputs_embeds = self.embed_input_ids(input_ids)
         metadata = self._page_metadata()
         self._page_table = None if metadata is None else metadata.page_table
-        hidden_RW = torch.zeros(
-            len(inputs_embeds), self.config.hidden_size, dtype=self.compute.dtype,
-            device=inputs_embeds.device,
-        )  # fmt: skip
         if metadata is None:
-            return hidden_RW
+            return self._no_rows(len(inputs_embeds), inputs_embeds.device)
         n = metadata.num_rows
         if self._host is not None:
             self._host.begin(n)
         rows = unpack(inputs_embeds[:n])
-        hidden_RW[:n] = self._pass(
+        hidden_RW = self._pass(
             # Whoever builds the prompt has checked the ids; in a dry run they are noise.
             PassInputs(
                 items=rows.items.clamp(0, self.config.num_items - 1),
@@ -134,15 +152,32 @@ class GenrecHSTU(nn.Module):
                 max_keys=metadata.max_keys,
             )
         )
-        return hidden_RW
+        padding = len(inputs_embeds) - n
+        if not padding:
+            return hidden_RW
+        return torch.cat([hidden_RW, self._no_rows(padding, hidden_RW.device)])
+
+    def _no_rows(self, count: int, device: torch.device) -> Tensor:
+        """Hidden rows that nobody reads."""
+        return torch.zeros(count, self.config.hidden_size, dtype=self.compute.dtype, device=device)
 
     def _pass(self, inputs: PassInputs) -> Tensor:
         """Hidden rows [R, W], which the next pass overwrites."""
+        with self._in_use(inputs.items):
+            return self._passes.histories(inputs)
+
+    def _score(self, hidden: Tensor, asked: Sequence[Asked], found: Tensor | None) -> Tensor:
+        """See `CandidatePass`; over the pages of the step that finished the histories."""
+        page_table = self._page_table
+        assert page_table is not None, "candidates follow the step that finishes their history"
+        return self._passes.candidates(hidden, page_table, asked, found)
+
+    def _in_use(self, items: Tensor) -> AbstractContextManager[None]:
+        """A block in which a pass over these items runs."""
         assert self.item_rows is not None
         if self._host is not None and self.compute.passes != "plain":
             self._host.wait_for_all()  # a graph is replayed whole
-        with self.item_rows.pass_over(inputs.items):
-            return self._passes(inputs)
+        return self.item_rows.pass_over(items)
 
     @cached_property
     def _host(self) -> HostCopies | None:
@@ -150,23 +185,61 @@ class GenrecHSTU(nn.Module):
         return host_copies()
 
     @cached_property
-    def _passes(self) -> Passes:
+    def _passes(self) -> _AllPasses:
         """Made at the first pass, when the pages are there; a server's first request is its own."""
         assert self._page_table is not None
-        passes = Passes(
-            self._run,
-            width=self.config.hidden_size,
-            dtype=self.compute.dtype,
-            max_requests=self._max_requests,
-            max_pages=self._page_table.shape[1],
-            max_keys=self.config.max_rows,
-            device=self._page_table.device,
-            mode=self.compute.passes,
+        graphs = Graphs()
+        passes = _AllPasses(
+            graphs,
+            Passes(
+                self._run,
+                graphs=graphs,
+                width=self.config.hidden_size,
+                dtype=self.compute.dtype,
+                max_requests=self._max_requests,
+                max_pages=self._page_table.shape[1],
+                max_keys=self.config.max_rows,
+                device=self._page_table.device,
+                mode=self.compute.passes,
+            ),
+            CandidatePass(
+                self._columns,
+                in_use=self._in_use,
+                graphs=graphs,
+                width=self.config.hidden_size,
+                columns=NUM_FIXED_COLUMNS + len(self.config.tasks),
+                num_items=self.config.num_items,
+                dtype=self.compute.dtype,
+                max_requests=self._max_requests,
+                max_pages=self._page_table.shape[1],
+                max_keys=self.config.max_rows,
+                device=self._page_table.device,
+                mode=self.compute.passes,
+            ),
         )
-        passes.warm_up()
+        if self.compute.passes == "graphs":
+            passes.capture(self._max_requests)
         return passes
 
     def _run(self, inputs: PassInputs) -> Tensor:
+        """Hidden rows [R, W] of history rows, whose keys and values stay in the pages."""
+        x_RW = self.hstu.embed(inputs.items, inputs.actions, inputs.limits)
+        return self._run_layers(inputs, x_RW)
+
+    def _columns(self, inputs: CandidateInputs) -> Tensor:
+        """Item, next-item score and task logits of candidates, float64 [R, 2 + T]."""
+        rows = inputs.rows
+        items_RW = self.hstu.item_embedding(rows.items)
+        x_RW = self.hstu.embed_rows(items_RW, rows.actions, rows.limits)
+        logits_RT = self.hstu.task_logits(self._run_layers(rows, x_RW)).float()
+        # Of the catalogue, too, the vectors are normed so.
+        users_RW = self.hstu.user_embedding(inputs.users)[inputs.owner]
+        vectors_RW = self.hstu.user_embedding(items_RW)
+        scores_R = scores_of_vectors(users_RW, vectors_RW, self.config.temperature)
+        fixed_R2 = torch.stack([rows.items.double(), scores_R.double()], dim=1)
+        return torch.cat([fixed_R2, logits_RT.double()], dim=1)
+
+    def _run_layers(self, inputs: PassInputs, x: Tensor) -> Tensor:
         """Hidden rows [R, W] of one pass; those with slots leave their keys and values there."""
 
         def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -181,8 +254,7 @@ class GenrecHSTU(nn.Module):
                 paged.write(k, v, inputs, timestamp_pages=times)
             return paged.attend(layer, q, k, v, inputs, self.timestamps.times)
 
-        x_RW = self.hstu.embed(inputs.items, inputs.actions, inputs.limits)
-        return self.hstu.run_layers(x_RW, attend)
+        return self.hstu.run_layers(x, attend)
 
     def _page_metadata(self) -> PageMetadata | None:
         """The step's metadata; None in vLLM's dry runs.
@@ -208,57 +280,6 @@ class GenrecHSTU(nn.Module):
         )
         return NextItem(catalogue, self.config.temperature)
 
-    def _task_logits(self, candidates: Sequence[Candidates]) -> list[Tensor]:
-        """[C, T] of each request."""
-        logits: list[Tensor] = []
-        group: list[Candidates] = []
-        rows = 0
-        for one in candidates:
-            if group and rows + len(one.items) > MAX_CANDIDATE_ROWS:
-                logits += self._candidate_pass(group)
-                group, rows = [], 0
-            group.append(one)
-            rows += len(one.items)
-        return logits + self._candidate_pass(group)
-
-    def _candidate_pass(self, candidates: Sequence[Candidates]) -> list[Tensor]:
-        page_table = self._page_table
-        assert page_table is not None, "candidates follow the step that finishes their history"
-        sizes = [len(one.items) for one in candidates]
-        items_R = torch.cat([one.items for one in candidates])
-        device = items_R.device
-        # What the host knows goes over in one copy.
-        known_4B = np.array(
-            [
-                [one.request for one in candidates],
-                [one.history_rows for one in candidates],
-                [one.now for one in candidates],
-                np.cumsum(sizes),
-            ],
-            np.int64,
-        )
-        known = sent(torch.from_numpy(known_4B), device)
-        rows_of = torch.repeat_interleave(
-            known[3].diff(prepend=known.new_zeros(1)), output_size=sum(sizes)
-        )
-        limits_R = known[1][rows_of]
-        offsets = torch.cat([known.new_zeros(1), known[3]]).int()
-        hidden_RW = self._pass(
-            PassInputs(
-                items=items_R,
-                actions=torch.full_like(items_R, NO_ACTION),
-                limits=limits_R,
-                timestamps=known[2][rows_of],
-                slots=None,
-                row_offsets=offsets,
-                page_table=page_table[known[0]],
-                max_new_rows=max(sizes),
-                max_keys=int(known_4B[1].max()),
-            )
-        )
-        logits_RT = self.hstu.task_logits(hidden_RW).float()
-        return list(torch.split(logits_RT, sizes))
-
     def statistics(self) -> dict[str, Any]:
         """How passes run, and how the item cache does."""
         passes = self.__dict__.get("_passes")
@@ -266,7 +287,7 @@ class GenrecHSTU(nn.Module):
             "dtype": str(self.compute.dtype).removeprefix("torch."),
             "page_dtype": str(self.compute.page_dtype).removeprefix("torch."),
             "passes": self.compute.passes,
-            "graphs": 0 if passes is None else passes.captured,
+            "graphs": 0 if passes is None else len(passes.graphs),
             "item_cache": None if self.item_rows is None else self.item_rows.statistics(),
         }
 

@@ -2,23 +2,23 @@
 
 A pass launches some ten small kernels a layer. Launched one by one they take longer than they run,
 so a pass is captured once for each size and replayed: its inputs are copied into tensors that stay
-where they are, padded to the next of few sizes.
+where they are, padded to the next of few sizes. History rows have their pass here, candidates
+theirs in `candidate_pass`.
 
 Letters in shapes: R rows, B requests, M pages of the longest request, W hidden width.
 """
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
+from genrec_serving.vllm_plugin.graphs import Graphs
 
 Mode = Literal["plain", "padded", "graphs"]
 #: Larger passes keep the GPU busy without a graph.
@@ -83,15 +83,24 @@ def request_sizes(most: int) -> list[int]:
     return sizes
 
 
-def size_of(inputs: PassInputs, max_requests: int) -> PassSize:
-    """The size that a pass is padded to."""
-    rows = row_sizes(len(inputs.items))[-1]
+def size_of(
+    rows: int, requests: int, new_rows: int, *, max_requests: int, writes: bool
+) -> PassSize:
+    """The size that a pass is padded to.
+
+    Args:
+        rows, requests: that it has.
+        new_rows: of the request with the most.
+        max_requests: most requests of a pass.
+        writes: whether it is of history rows.
+    """
+    rows = row_sizes(rows)[-1]
     return PassSize(
         rows=rows,
-        requests=next(n for n in request_sizes(max_requests) if n >= len(inputs.page_table)),
+        requests=next(n for n in request_sizes(max_requests) if n >= requests),
         # All that attention makes of it is whether a request has few rows.
-        new_rows=next((few for few in FEW_ROWS if inputs.max_new_rows <= few), rows),
-        writes=inputs.slots is not None,
+        new_rows=next((few for few in FEW_ROWS if new_rows <= few), rows),
+        writes=writes,
     )
 
 
@@ -118,10 +127,11 @@ def all_sizes(max_requests: int) -> list[PassSize]:
 
 
 class Passes:
-    """Runs passes plainly, or padded to few sizes, or as graphs of those sizes.
+    """Runs history rows plainly, or padded to few sizes, or as graphs of those sizes.
 
     Args:
         run: the layers: hidden rows [R, W] of a pass.
+        graphs: where those of all passes are.
         width: W.
         dtype: of hidden rows.
         max_requests: most requests of a pass.
@@ -135,6 +145,7 @@ class Passes:
         self,
         run: Callable[[PassInputs], Tensor],
         *,
+        graphs: Graphs,
         width: int,
         dtype: torch.dtype,
         max_requests: int,
@@ -144,57 +155,42 @@ class Passes:
         mode: Mode,
     ) -> None:
         self._run = run
+        self._all_graphs = graphs
         self._mode = mode
         self._max_requests = max_requests
         self._max_keys = max_keys
-        self._graphs: dict[PassSize, torch.cuda.CUDAGraph] = {}
-        self._pool: Any = None
         if mode == "plain":
             return
+        # Until a pass fills them, rows of no request, which are written nowhere.
         self._rows = torch.zeros(5, MAX_GRAPH_ROWS, dtype=torch.int64, device=device)
+        self._rows[4] = -1
         self._offsets = torch.zeros(max_requests + 1, dtype=torch.int32, device=device)
         self._pages = torch.zeros(max_requests, max_pages, dtype=torch.int32, device=device)
         self._hidden = torch.zeros(MAX_GRAPH_ROWS, width, dtype=dtype, device=device)
 
-    @property
-    def captured(self) -> int:
-        """Graphs that there are."""
-        return len(self._graphs)
-
     @torch.inference_mode()
     def __call__(self, inputs: PassInputs) -> Tensor:
         """Hidden rows [R, W]. What it returns is overwritten by the next call."""
-        rows = len(inputs.items)
-        fits = rows <= MAX_GRAPH_ROWS and len(inputs.page_table) <= self._max_requests
-        if self._mode == "plain" or not fits:
+        rows, requests = len(inputs.items), len(inputs.page_table)
+        if self._mode == "plain" or rows > MAX_GRAPH_ROWS or requests > self._max_requests:
             return self._run(inputs)
-        size = size_of(inputs, self._max_requests)
-        static = self._static(size)
-        self._fill(static, inputs)
+        size = size_of(
+            rows, requests, inputs.max_new_rows, max_requests=self._max_requests, writes=True
+        )
+        self._fill(self._static(size), inputs)
         if self._mode == "padded":
-            self._hidden[: size.rows] = self._run(static)
+            self._run_static(size)
         else:
-            self._graph(size, static).replay()
+            self._all_graphs.replay(size, partial(self._run_static, size))
         return self._hidden[:rows]
 
     @torch.inference_mode()
-    def warm_up(self) -> None:
-        """Capture all sizes, so that no request waits for a capture, or for a kernel to compile.
+    def capture(self, size: PassSize) -> None:
+        """Capture a size before anything was asked; nothing is written to the pages."""
+        self._all_graphs.capture(size, partial(self._run_static, size))
 
-        Nothing is written.
-        """
-        if self._mode != "graphs":
-            return
-        begin = time.perf_counter()
-        self._rows.zero_()
-        self._rows[4] = -1  # slots: nowhere
-        self._offsets.zero_()
-        self._pages.zero_()
-        for size in all_sizes(self._max_requests):
-            self._graph(size, self._static(size))
-        logger.info(
-            "%d graphs of passes captured in %.1f s", self.captured, time.perf_counter() - begin
-        )
+    def _run_static(self, size: PassSize) -> None:
+        self._hidden[: size.rows] = self._run(self._static(size))
 
     def _static(self, size: PassSize) -> PassInputs:
         items, actions, limits, timestamps, slots = self._rows[:, : size.rows].unbind()
@@ -203,7 +199,7 @@ class Passes:
             actions=actions,
             limits=limits,
             timestamps=timestamps,
-            slots=slots if size.writes else None,
+            slots=slots,
             row_offsets=self._offsets[: size.requests + 1],
             page_table=self._pages[: size.requests],
             max_new_rows=size.new_rows,
@@ -211,44 +207,19 @@ class Passes:
         )
 
     def _fill(self, static: PassInputs, inputs: PassInputs) -> None:
-        """Copy the inputs; rows past the last belong to no request and are written nowhere."""
+        """Copy the inputs, in few launches.
+
+        Rows past the last are what an earlier pass left there: they belong to no request and are
+        written nowhere.
+        """
         rows, requests = len(inputs.items), len(inputs.page_table)
-        for name in ("items", "actions", "limits", "timestamps"):
-            getattr(static, name)[:rows] = getattr(inputs, name)
-            getattr(static, name)[rows:] = 0
-        if static.slots is not None and inputs.slots is not None:
-            static.slots[:rows] = inputs.slots
-            static.slots[rows:] = -1
+        assert static.slots is not None
+        assert inputs.slots is not None
+        torch.stack(
+            [inputs.items, inputs.actions, inputs.limits, inputs.timestamps, inputs.slots],
+            out=self._rows[:, :rows],
+        )
+        static.slots[rows:] = -1
         static.row_offsets[: requests + 1] = inputs.row_offsets
         static.row_offsets[requests + 1 :] = rows
         static.page_table[:requests] = inputs.page_table[:, : static.page_table.shape[1]]
-
-    def _graph(self, size: PassSize, static: PassInputs) -> torch.cuda.CUDAGraph:
-        graph = self._graphs.get(size)
-        if graph is None:
-            graph = self._capture(size, static)
-            self._graphs[size] = graph
-        return graph
-
-    def _capture(self, size: PassSize, static: PassInputs) -> torch.cuda.CUDAGraph:
-        # Kernels compile in the first run, which must not be captured. It writes what the replay
-        # writes again.
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            self._run(static)
-        torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        # Other threads copy rows meanwhile, which a capture of all threads would not survive.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            self._hidden[: size.rows] = self._run(static)
-        self._pool = graph.pool()
-        logger.debug(
-            "captured a pass of %d rows of %d requests%s (%d graphs)",
-            size.rows,
-            size.requests,
-            "" if size.writes else ", candidates",
-            len(self._graphs) + 1,
-        )
-        return graph

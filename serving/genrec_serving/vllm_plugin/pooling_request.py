@@ -44,7 +44,7 @@ class RankOp:
         now: unix seconds, when the items would be shown.
     """
 
-    candidates: Tensor
+    candidates: Ints
     now: int
 
 
@@ -66,7 +66,8 @@ def parse_op(kwargs: Mapping[str, Any] | None) -> RecommendOp | RankOp | None:
     if not kwargs:
         return None
     if kwargs["op"] == "rank":
-        return RankOp(candidates=_from_bytes(kwargs["candidates"]), now=int(kwargs["now"]))
+        candidates = np.frombuffer(kwargs["candidates"], np.int32).astype(np.int64)
+        return RankOp(candidates=candidates, now=int(kwargs["now"]))
     allow = kwargs.get("allow")
     return RecommendOp(
         k=int(kwargs["k"]),
