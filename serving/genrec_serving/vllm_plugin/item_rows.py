@@ -31,8 +31,9 @@ from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions
 
 logger = logging.getLogger(__name__)
 
-#: Ids after which what is hot is decided anew: some passes of one user, or one of many.
-BATCH_IDS = 4096
+#: Ids after which what is hot is decided anew: those of some hundred requests. To decide takes a
+#: millisecond or two of Python's lock, however few they are, and the engine's thread waits for it.
+BATCH_IDS = 32_768
 
 
 def item_cache_options(vllm_config: Any) -> ItemCacheOptions:
