@@ -24,6 +24,8 @@ Mode = Literal["plain", "padded", "graphs"]
 #: Larger passes keep the GPU busy without a graph.
 MAX_GRAPH_ROWS = 8192
 MIN_GRAPH_ROWS = 32
+#: Rows from which the time that a pass takes grows with them.
+_LONG_PASS = 1024
 #: New rows of a request for which attention takes smaller tiles.
 FEW_ROWS = (16, 32)
 
@@ -67,11 +69,14 @@ class PassSize:
 
 
 def row_sizes(most: int) -> list[int]:
-    """What numbers of rows are padded to: powers of two, and halfway between them."""
+    """What numbers of rows are padded to: powers of two, and some between them.
+
+    Half a power more where a pass lasts as long with fewer rows, else a quarter.
+    """
     sizes = [MIN_GRAPH_ROWS]
     while sizes[-1] < most:
-        last = sizes[-1]
-        sizes.append(last * 3 // 2 if last & (last - 1) == 0 else last * 4 // 3)
+        power = 1 << sizes[-1].bit_length() - 1
+        sizes.append(sizes[-1] + power // (2 if power < _LONG_PASS else 4))
     return sizes
 
 
