@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,11 +26,22 @@ def test_an_engine_on_a_gpu_has_a_process_of_its_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def engines(served_artifact) -> Iterator[VllmProcesses]:
+def started(served_artifact) -> Iterator[tuple[VllmProcesses, dict[str, Any]]]:
     options = VllmOptions(kv_cache_mb=2, processes=2, item_cache="0.1")
     made = VllmProcesses(served_artifact, version="1", options=options)
-    yield made
+    yield made, asyncio.run(made.statistics())
     made.close()
+
+
+@pytest.fixture
+def engines(started) -> VllmProcesses:
+    return started[0]
+
+
+def test_each_has_answered_before_anybody_asks(started) -> None:
+    _, statistics = started
+    for one in statistics["processes"]:
+        assert one["item_cache"]["accesses"] > 0, "no request was the engine's first one"
 
 
 async def test_answers_are_those_of_pytorch(engines, truth) -> None:

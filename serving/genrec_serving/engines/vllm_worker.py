@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from genrec_model.artifact import Artifact
 from genrec_model.errors import EngineError, EngineUnavailable, GenrecError
 from genrec_serving.engines.asker import Asker
 from genrec_serving.engines.door import Door
+from genrec_serving.engines.probe import probe
 from genrec_serving.engines.vllm_engine import VllmEngine
 from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.engines.wire import BEAT, BEAT_S, FAILED, READY, Ask, Reply, Start
@@ -46,6 +49,8 @@ class Worker:
                 version=start.version,
                 options=VllmOptions(**start.options),
             )
+            # Its first request makes CUDA graphs, and compiles kernels: no user's should.
+            asyncio.run(probe(engine, now=int(time.time())))
             if start.door is not None:
                 _open_door(start.door, engine, self)
         except GenrecError as error:
