@@ -20,7 +20,7 @@ from genrec_serving.users.events import UserState, ids_of, merge
 from genrec_serving.users.histories import UserHistories
 from genrec_serving.users.known_ids import KnownIds
 from genrec_serving.users.memory_store import MemoryStore
-from genrec_serving.users.sqlite_states import MAX_ADDITIONS
+from genrec_serving.users.sqlite_states import MAX_ADDITIONS, most_additions
 from genrec_serving.users.sqlite_store import SqliteStore
 
 from .conftest import LIMIT, event
@@ -70,13 +70,24 @@ async def test_few_events_are_written_beside_the_state(tmp_path) -> None:
     assert written() == (2, whole)
     await store.append("1", [event(500, time=50)])  # between others: written anew
     assert written()[0] == 0
-    for i in range(MAX_ADDITIONS + 1):
+    most = most_additions("1")
+    for i in range(most):
         await store.append("1", [event(1000 + i)])
+    assert written()[0] == most
+    await store.append("1", [event(2000)])
     assert written()[0] == 0
-    assert len((await store.read("1")).events) == 103 + MAX_ADDITIONS + 1
+    assert len((await store.read("1")).events) == 103 + most + 1
     assert await store.remove("1") is True
     assert await store.read("1") is None
     await store.close()
+
+
+def test_users_who_come_as_often_are_not_written_anew_together() -> None:
+    numbers = [most_additions(str(user)) for user in range(3300)]
+    assert min(numbers) == MAX_ADDITIONS // 2
+    assert max(numbers) == MAX_ADDITIONS
+    together = max(numbers.count(number) for number in set(numbers))
+    assert together < 3300 / 33 * 1.5
 
 
 async def test_a_failed_transaction_leaves_nothing_behind(tmp_path) -> None:
