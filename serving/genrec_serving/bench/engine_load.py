@@ -17,6 +17,7 @@ import asyncio
 import logging
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--commit", required=True)
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--users", type=int, default=128)
+    parser.add_argument("--at-once", type=int, default=None, help="of the users; default: all")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--dtype", default=None)
     parser.add_argument("--processes", type=int, default=0)
@@ -122,15 +124,17 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
         preset, dtype=options.dtype, processes=options.processes, item_cache="auto"
     )
     model = artifact.load_model().to(device)
-    events = preset.max_history * 3 // 4
+    events = preset.mean_history
     engine = start_engine(artifact, chosen)
     try:
         users = Users(artifact, preset, options.users, items=items)
         error = asyncio.run(error_of(engine, model, users, events))
         _log.info("error %.2g of the spread", error)
         # Graphs are captured and histories fill the cache before anything is timed.
-        first = asyncio.run(closed_loop(engine, users, options.users, options.seconds / 2))
-        warm = asyncio.run(closed_loop(engine, users, options.users, options.seconds))
+        load = partial(closed_loop, engine, users, options.users, at_once=options.at_once)
+        first = asyncio.run(load(seconds=options.seconds / 2))
+        warm = asyncio.run(load(seconds=options.seconds))
+        strangers = asyncio.run(load(seconds=options.seconds, cold=True))
         alone = asyncio.run(closed_loop(engine, users, 1, options.seconds / 5))
         asyncio.run(cold_alone(engine, users, events, 3))
         cold = asyncio.run(cold_alone(engine, users, events, 10))
@@ -140,7 +144,7 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
 
     dtype = chosen.dtype or "float32"
     model = model.to(DTYPES[dtype])
-    batch = 8 if cuda else 2
+    batch = preset.batch
     stages: list[tuple[str, float, float, float]] = []
     backends: list[tuple[str, Backend | None]] = [("reference", "reference")]
     for name, backend in [*backends, ("kernels", None)] if cuda else backends:
@@ -153,16 +157,20 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
     }
     base_ms = stages[0][1] / batch
     engines = f"{options.processes} processes" if options.processes else "in process"
+    at_once = options.users if options.at_once is None else options.at_once
+    lengths = f"{events} events" + (f" on average, up to {preset.max_history}" * preset.spread)
     records = [
         Record(
-            **shared, case=f"{preset.case}-{name}", backend="vllm", p50_ms=load.quantile(0.5),
-            p95_ms=load.quantile(0.95), rate=load.requests_per_s, unit="requests/s",
+            **shared, case=f"{preset.case}-{name}", backend="vllm", p50_ms=found.quantile(0.5),
+            p95_ms=found.quantile(0.95), rate=found.requests_per_s, unit="requests/s",
             reference=f"plain PyTorch eager, batch {batch}, a request", reference_ms=base_ms,
             error=error,
-            note=f"{engines}, {note}; {load.cached_share:.0%} of the rows cached",
+            note=f"{engines}, {note}; {found.cached_share:.0%} of the rows cached; "
+            f"p99 {found.quantile(0.99):.1f} ms",
         )
-        for name, load, note in (
-            ("warm", warm, f"{options.users} users at once"),
+        for name, found, note in (
+            ("warm", warm, f"{at_once} of {options.users} users at once"),
+            ("strangers", strangers, f"{at_once} new users at once, {lengths}"),
             ("alone", alone, "one returning user"),
             ("cold", cold, f"one new user of {events} events"),
         )

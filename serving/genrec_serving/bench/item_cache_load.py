@@ -94,7 +94,7 @@ def compare(
             sides.append(Side(engine, Users(artifact, preset, users, items=items)))
         whole, cached = sides
         strangers = Users(artifact, preset, 0, items=items)
-        events = preset.max_history * 3 // 4
+        events = preset.mean_history
         error = asyncio.run(difference(whole.engine, cached.engine, strangers, events))
         for side in sides:
             side.run(users, seconds / 2)
