@@ -19,9 +19,9 @@ from genrec_serving.ids import new_id
 MAX_APPEND = 1000
 MAX_ID_LENGTH = 128
 #: Old events leave in multiples of this. It is a multiple of every chunk in which a model cuts its
-#: histories (16, 32, ..., 256), so that what remains is cut at the same events as before, and the
+#: histories (16, 32, ..., 512), so that what remains is cut at the same events as before, and the
 #: cached pages of the user stay good.
-TRIM = 256
+TRIM = 512
 
 
 class UserEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -61,9 +61,10 @@ _ADD = """
 INSERT OR IGNORE INTO additions SELECT id, tag, ?, ?, ? FROM users WHERE id = ? AND tag = ?
 """
 #: After at most as many additions the state is written anew, after half of them at least.
-MAX_ADDITIONS = 64
-#: Events of all states that are kept in this process, some 300 bytes each.
-MAX_EVENTS = 500_000
+MAX_ADDITIONS = 128
+#: Events of all states that are kept in this process, some 300 bytes each. A state that is not kept
+#: is read whole at each visit, which takes five times as long.
+MAX_EVENTS = 1_000_000
 
 
 def make_tables(connection: sqlite3.Connection) -> None:

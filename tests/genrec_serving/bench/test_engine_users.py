@@ -11,11 +11,11 @@ import pytest
 from genrec_serving.bench.engine_start import write_model
 from genrec_serving.bench.engine_users import PRESETS, Users, closed_loop
 from genrec_serving.bench.item_popularity import ItemPopularity
-from genrec_serving.engines.interface import RankCall, Scored
+from genrec_serving.engines.interface import RankCall, RecommendCall, Scored, ScoringEngine
 
 
 @pytest.fixture(scope="module")
-def users(tmp_path_factory) -> Users:
+def users(tmp_path_factory: pytest.TempPathFactory) -> Users:
     preset = PRESETS["small"]
     folder = tmp_path_factory.mktemp("model") / "artifact"
     return Users(write_model(preset, folder, ItemPopularity(preset.items, 0.0)), preset, 6)
@@ -29,12 +29,12 @@ def test_lengths_are_spread_about_their_mean() -> None:
     assert set(PRESETS["owner"].lengths(np.random.default_rng(0), 5)) == {1535}
 
 
-def test_strangers_share_no_beginning(users) -> None:
+def test_strangers_share_no_beginning(users: Users) -> None:
     firsts = [int(users.stranger().items[1]) for _ in range(200)]  # after the start row
     assert len(set(firsts)) == 200
 
 
-class _Engine:
+class _Engine(ScoringEngine):
     """Answers after a turn of the event loop, and notes who was there together."""
 
     def __init__(self) -> None:
@@ -50,8 +50,11 @@ class _Engine:
         nothing = np.zeros((0, 0), np.float32)
         return Scored(items=call.candidates, scores=nothing.ravel(), task_logits=nothing)
 
+    async def recommend(self, call: RecommendCall) -> Scored:
+        raise NotImplementedError
 
-async def test_users_take_turns(users) -> None:
+
+async def test_users_take_turns(users: Users) -> None:
     engine = _Engine()
     load = await closed_loop(engine, users, 6, 0.2, at_once=2)
     assert engine.most == 2
@@ -61,7 +64,7 @@ async def test_users_take_turns(users) -> None:
     assert min(came) >= max(came) - 2
 
 
-async def test_strangers_come_with_whole_histories(users) -> None:
+async def test_strangers_come_with_whole_histories(users: Users) -> None:
     engine = _Engine()
     await closed_loop(engine, users, 3, 0.05, cold=True)
     assert engine.most == 3

@@ -22,7 +22,7 @@ from genrec_serving.users.store_door import open_door
 from genrec_serving.users.store_wire import Reply
 
 #: Small, so that tests reach it: two times `TRIM`.
-LIMIT = 512
+LIMIT = 1024
 
 MakeStore = Callable[[], HistoryStore]
 

@@ -47,7 +47,7 @@ def test_old_events_leave_in_whole_chunks_so_that_the_window_stays() -> None:
     event ever: a page that is cached stays one.
     """
     state: UserState | None = None
-    longest, limit = 200, 200 + TRIM
+    longest, limit = 600, 600 + TRIM
     total = 0
     for batch in (100, 300, 1, 1, 57, 256, 3, 1000, 1):
         events = [event(f"e{total + i}", total + i) for i in range(batch)]
@@ -55,16 +55,16 @@ def test_old_events_leave_in_whole_chunks_so_that_the_window_stays() -> None:
         total += batch
         assert longest <= min(total, appended.held) or total < longest
         assert appended.held <= limit
-        for chunk in (16, 32, 64, 128):
+        for chunk in (16, 32, 64, 128, 512):
             start = window_start(appended.held, longest, chunk)
             assert state.events[start].timestamp == window_start(total, longest, chunk)
 
 
 def test_what_was_dropped_does_not_come_back() -> None:
-    events = [event(f"e{i}", i) for i in range(600)]
-    state, appended = merge(None, events, limit=512)
-    assert appended.held == 600 - TRIM
+    events = [event(f"e{i}", i) for i in range(1200)]
+    state, appended = merge(None, events, limit=1024)
+    assert appended.held == 1200 - TRIM
     assert state.horizon == TRIM - 1
-    again, repeated = merge(state, events[:10], limit=512)
+    again, repeated = merge(state, events[:10], limit=1024)
     assert again is state
-    assert repeated == (0, 0, 10, 344)
+    assert repeated == (0, 0, 10, 1200 - TRIM)

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from genrec_model.errors import ConfigError, StoreError
+from genrec_serving.users.events import TRIM
 from genrec_serving.users.memory_store import MemoryStore
 from genrec_serving.users.open_store import open_store
 from genrec_serving.users.redis_store import RedisStore
@@ -70,9 +71,9 @@ async def test_two_replicas_see_each_other(make_store) -> None:
 
 async def test_too_many_events(store) -> None:
     await store.append("1", [event(i) for i in range(LIMIT)])
-    assert (await store.append("1", [event(LIMIT)])).held == LIMIT + 1 - 256
+    assert (await store.append("1", [event(LIMIT)])).held == LIMIT + 1 - TRIM
     assert (await store.append("1", [event(0)])).too_old == 1
-    assert (await store.read("1")).horizon == 255
+    assert (await store.read("1")).horizon == TRIM - 1
 
 
 async def test_forgetting(store) -> None:
@@ -225,7 +226,7 @@ async def test_redis_gives_up_on_a_user_who_always_changes(redis_url) -> None:
 
 
 def test_addresses(tmp_path) -> None:
-    assert open_store("memory", max_history=5000).events_per_user == 5256
+    assert open_store("memory", max_history=5000).events_per_user == 5512
     assert open_store("memory", max_history=100).events_per_user == 4096
     assert open_store(f"sqlite:{tmp_path}/x.db", max_history=10).name == "sqlite"
     assert open_store("valkey://localhost:1/0", max_history=10).name == "redis"
@@ -233,7 +234,7 @@ def test_addresses(tmp_path) -> None:
         with pytest.raises(ConfigError, match="none of: memory") as caught:
             open_store(wrong, max_history=10)
         assert "secret" not in str(caught.value)
-    with pytest.raises(ConfigError, match="keep 356 or more"):
+    with pytest.raises(ConfigError, match="keep 612 or more"):
         open_store("memory", max_history=100, events_per_user=300)
     with pytest.raises(ConfigError, match="makes no sense") as caught:
         open_store("redis://:secret@host:nan/0", max_history=10)
