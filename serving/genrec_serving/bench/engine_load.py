@@ -158,7 +158,9 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
     base_ms = stages[0][1] / batch
     engines = f"{options.processes} processes" if options.processes else "in process"
     at_once = options.users if options.at_once is None else options.at_once
-    lengths = f"{events} events" + (f" on average, up to {preset.max_history}" * preset.spread)
+    lengths = f"{events} events"
+    if preset.spread:
+        lengths += f" on average, up to {preset.max_history}"
     records = [
         Record(
             **shared, case=f"{preset.case}-{name}", backend="vllm", p50_ms=found.quantile(0.5),
