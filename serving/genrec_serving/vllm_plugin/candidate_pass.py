@@ -29,8 +29,8 @@ from genrec_model.features.rows import Ints
 from genrec_serving.vllm_plugin.graphs import Graphs
 from genrec_serving.vllm_plugin.passes import (
     MAX_GRAPH_ROWS,
-    Mode,
     PassInputs,
+    PassOptions,
     PassSize,
     size_of,
 )
@@ -82,15 +82,9 @@ class CandidatePass:
         run: columns float64 [R, 2 + T] of a pass: item, next-item score, task logits.
         in_use: a block in which the rows of items int64 [R] may be read.
         graphs: where those of all passes are.
-        width: W.
+        options: of all passes.
         columns: 2 + T.
         num_items: rows of the item table.
-        dtype: of hidden rows.
-        max_requests: most requests of a pass.
-        max_pages: M.
-        max_keys: most rows of a history.
-        device: of all tensors.
-        mode: as of `Passes`.
     """
 
     def __init__(
@@ -99,31 +93,23 @@ class CandidatePass:
         *,
         in_use: Callable[[Tensor], AbstractContextManager[None]],
         graphs: Graphs,
-        width: int,
+        options: PassOptions,
         columns: int,
         num_items: int,
-        dtype: torch.dtype,
-        max_requests: int,
-        max_pages: int,
-        max_keys: int,
-        device: torch.device,
-        mode: Mode,
     ) -> None:
         self._run = run
         self._in_use = in_use
         self._all_graphs = graphs
-        self._mode = mode
-        self._max_requests = max_requests
-        self._max_keys = max_keys
+        self._options = options
         self._num_items = num_items
-        self._device = device
-        if mode == "plain":
+        if options.mode == "plain":
             return
-        numbers = _num_numbers(MAX_GRAPH_ROWS, max_requests)
-        self._numbers = torch.zeros(numbers, dtype=torch.int64, device=device)
-        self._pages = torch.zeros(max_requests, max_pages, dtype=torch.int32, device=device)
-        self._users = torch.zeros(max_requests, width, dtype=dtype, device=device)
-        self._columns = torch.zeros(MAX_GRAPH_ROWS, columns, dtype=torch.float64, device=device)
+        zeros = partial(torch.zeros, device=options.device)
+        requests, pages = options.max_requests, options.max_pages
+        self._numbers = zeros(_num_numbers(MAX_GRAPH_ROWS, requests), dtype=torch.int64)
+        self._pages = zeros(requests, pages, dtype=torch.int32)
+        self._users = zeros(requests, options.width, dtype=options.dtype)
+        self._columns = zeros(MAX_GRAPH_ROWS, columns, dtype=torch.float64)
 
     @torch.inference_mode()
     def __call__(
@@ -149,11 +135,12 @@ class CandidatePass:
         """
         rows = sum(len(one.items) for one in asked)
         new_rows = max(len(one.items) for one in asked)
-        if self._mode == "plain" or rows > MAX_GRAPH_ROWS or len(asked) > self._max_requests:
+        options = self._options
+        if options.runs_plainly(rows, len(asked)):
             size = PassSize(rows, len(asked), new_rows, writes=False)
             host = numbers_of(asked, size)
             self._check(host[:rows])
-            numbers = sent(host, self._device)
+            numbers = sent(host, options.device)
             inputs = self._inputs(
                 size,
                 numbers,
@@ -164,8 +151,8 @@ class CandidatePass:
             _put(found, inputs, rows)
             with self._in_use(inputs.rows.items):
                 return self._run(inputs)
-        size = size_of(rows, len(asked), new_rows, max_requests=self._max_requests, writes=False)
-        host = numbers_of(asked, size, pinned=self._device.type == "cuda")
+        size = size_of(rows, len(asked), new_rows, max_requests=options.max_requests, writes=False)
+        host = numbers_of(asked, size, pinned=options.device.type == "cuda")
         self._check(host[:rows])
         numbers = self._numbers[: len(host)].copy_(host, non_blocking=True)
         pages, users = self._pages[: size.requests], self._users[: size.requests]
@@ -175,7 +162,7 @@ class CandidatePass:
         inputs = self._static(size)
         _put(found, inputs, rows)
         with self._in_use(inputs.rows.items[:rows]):
-            if self._mode == "graphs":
+            if options.mode == "graphs":
                 self._all_graphs.replay(size, partial(self._run_static, size))
                 return self._columns[:rows]
             self._run_static(size)
@@ -195,7 +182,7 @@ class CandidatePass:
             self._numbers[: _num_numbers(size.rows, size.requests)],
             page_table=self._pages[: size.requests],
             users=self._users[: size.requests],
-            max_keys=self._max_keys,
+            max_keys=self._options.max_keys,
         )
 
     def _check(self, items: Tensor) -> None:

@@ -37,7 +37,7 @@ from genrec_serving.vllm_plugin.graphs import Graphs
 from genrec_serving.vllm_plugin.host_connector import host_copies
 from genrec_serving.vllm_plugin.host_copies import HostCopies
 from genrec_serving.vllm_plugin.item_rows import ItemRows, item_cache_options
-from genrec_serving.vllm_plugin.passes import Passes, PassInputs, all_sizes
+from genrec_serving.vllm_plugin.passes import Passes, PassInputs, PassOptions, all_sizes
 from genrec_serving.vllm_plugin.pooler import HSTUPooler
 from genrec_serving.vllm_plugin.prompt import ROW_WIDTH, unpack
 from genrec_serving.vllm_plugin.streamed_catalogue import StreamedCatalogue
@@ -189,32 +189,25 @@ class GenrecHSTU(nn.Module):
         """Made at the first pass, when the pages are there; a server's first request is its own."""
         assert self._page_table is not None
         graphs = Graphs()
+        options = PassOptions(
+            width=self.config.hidden_size,
+            dtype=self.compute.dtype,
+            max_requests=self._max_requests,
+            max_pages=self._page_table.shape[1],
+            max_keys=self.config.max_rows,
+            device=self._page_table.device,
+            mode=self.compute.passes,
+        )
         passes = _AllPasses(
             graphs,
-            Passes(
-                self._run,
-                graphs=graphs,
-                width=self.config.hidden_size,
-                dtype=self.compute.dtype,
-                max_requests=self._max_requests,
-                max_pages=self._page_table.shape[1],
-                max_keys=self.config.max_rows,
-                device=self._page_table.device,
-                mode=self.compute.passes,
-            ),
+            Passes(self._run, graphs=graphs, options=options),
             CandidatePass(
                 self._columns,
                 in_use=self._in_use,
                 graphs=graphs,
-                width=self.config.hidden_size,
+                options=options,
                 columns=NUM_FIXED_COLUMNS + len(self.config.tasks),
                 num_items=self.config.num_items,
-                dtype=self.compute.dtype,
-                max_requests=self._max_requests,
-                max_pages=self._page_table.shape[1],
-                max_keys=self.config.max_rows,
-                device=self._page_table.device,
-                mode=self.compute.passes,
             ),
         )
         if self.compute.passes == "graphs":

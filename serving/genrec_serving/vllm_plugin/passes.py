@@ -131,12 +131,11 @@ def all_sizes(max_requests: int) -> list[PassSize]:
     return sorted(dict.fromkeys(sizes), key=lambda size: -size.rows)
 
 
-class Passes:
-    """Runs history rows plainly, or padded to few sizes, or as graphs of those sizes.
+@dataclass(frozen=True, kw_only=True)
+class PassOptions:
+    """What passes of histories and of candidates have in common.
 
     Args:
-        run: the layers: hidden rows [R, W] of a pass.
-        graphs: where those of all passes are.
         width: W.
         dtype: of hidden rows.
         max_requests: most requests of a pass.
@@ -146,44 +145,55 @@ class Passes:
         mode: "padded" does what "graphs" does, without a GPU: for tests.
     """
 
+    width: int
+    dtype: torch.dtype
+    max_requests: int
+    max_pages: int
+    max_keys: int
+    device: torch.device
+    mode: Mode
+
+    def runs_plainly(self, rows: int, requests: int) -> bool:
+        """Whether a pass is larger than all sizes, or none is padded."""
+        return self.mode == "plain" or rows > MAX_GRAPH_ROWS or requests > self.max_requests
+
+
+class Passes:
+    """Runs history rows plainly, or padded to few sizes, or as graphs of those sizes.
+
+    Args:
+        run: the layers: hidden rows [R, W] of a pass.
+        graphs: where those of all passes are.
+        options: of all passes.
+    """
+
     def __init__(
-        self,
-        run: Callable[[PassInputs], Tensor],
-        *,
-        graphs: Graphs,
-        width: int,
-        dtype: torch.dtype,
-        max_requests: int,
-        max_pages: int,
-        max_keys: int,
-        device: torch.device,
-        mode: Mode,
+        self, run: Callable[[PassInputs], Tensor], *, graphs: Graphs, options: PassOptions
     ) -> None:
         self._run = run
         self._all_graphs = graphs
-        self._mode = mode
-        self._max_requests = max_requests
-        self._max_keys = max_keys
-        if mode == "plain":
+        self._options = options
+        if options.mode == "plain":
             return
+        zeros = partial(torch.zeros, device=options.device)
+        requests, pages = options.max_requests, options.max_pages
         # Until a pass fills them, rows of no request, which are written nowhere.
-        self._rows = torch.zeros(5, MAX_GRAPH_ROWS, dtype=torch.int64, device=device)
+        self._rows = zeros(5, MAX_GRAPH_ROWS, dtype=torch.int64)
         self._rows[4] = -1
-        self._offsets = torch.zeros(max_requests + 1, dtype=torch.int32, device=device)
-        self._pages = torch.zeros(max_requests, max_pages, dtype=torch.int32, device=device)
-        self._hidden = torch.zeros(MAX_GRAPH_ROWS, width, dtype=dtype, device=device)
+        self._offsets = zeros(requests + 1, dtype=torch.int32)
+        self._pages = zeros(requests, pages, dtype=torch.int32)
+        self._hidden = zeros(MAX_GRAPH_ROWS, options.width, dtype=options.dtype)
 
     @torch.inference_mode()
     def __call__(self, inputs: PassInputs) -> Tensor:
         """Hidden rows [R, W]. What it returns is overwritten by the next call."""
         rows, requests = len(inputs.items), len(inputs.page_table)
-        if self._mode == "plain" or rows > MAX_GRAPH_ROWS or requests > self._max_requests:
+        if self._options.runs_plainly(rows, requests):
             return self._run(inputs)
-        size = size_of(
-            rows, requests, inputs.max_new_rows, max_requests=self._max_requests, writes=True
-        )
+        most = self._options.max_requests
+        size = size_of(rows, requests, inputs.max_new_rows, max_requests=most, writes=True)
         self._fill(self._static(size), inputs)
-        if self._mode == "padded":
+        if self._options.mode == "padded":
             self._run_static(size)
         else:
             self._all_graphs.replay(size, partial(self._run_static, size))
@@ -208,7 +218,7 @@ class Passes:
             row_offsets=self._offsets[: size.requests + 1],
             page_table=self._pages[: size.requests],
             max_new_rows=size.new_rows,
-            max_keys=self._max_keys,
+            max_keys=self._options.max_keys,
         )
 
     def _fill(self, static: PassInputs, inputs: PassInputs) -> None:
