@@ -16,7 +16,7 @@ from genrec_serving.users.store import HistoryStore
 from genrec_serving.users.store_wire import Append, Count, Forget, Read, Reply, Tag
 
 #: Events of all states that are kept in this process, some 300 bytes each.
-_MAX_EVENTS = 500_000
+_MAX_EVENTS = 1_000_000
 
 
 class ConnectedStore(HistoryStore):
@@ -108,7 +108,7 @@ class ConnectedStore(HistoryStore):
         if had is not None and had.tag == state.tag:
             state = had
         elif had is not None and reply.known:
-            events = (*had.events[: reply.known], *state.events)
+            events = had.events[: reply.known] + state.events
             state = msgspec.structs.replace(state, events=events)
         self._states.put(user, state)
         return state

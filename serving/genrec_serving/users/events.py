@@ -152,7 +152,8 @@ def merge(
             fresh.append(event)
     if fresh:
         fresh.sort(key=attrgetter("timestamp"))
-        merged = (*state.events, *fresh)
+        # One copy; `(*a, *b)` would be two, of thousands of events.
+        merged = state.events + tuple(fresh)
         if state.events and fresh[0].timestamp < state.events[-1].timestamp:
             merged = tuple(sorted(merged, key=attrgetter("timestamp")))
         surplus = max(len(merged) - limit, 0)

@@ -145,11 +145,10 @@ class States:
         _, number, tag, some = rows[-1]
         if some is not None:
             try:
-                fresh = [event for row in rows for event in self._decode_events(row[3])]
+                fresh = tuple(event for row in rows for event in self._decode_events(row[3]))
             except msgspec.MsgspecError as error:
                 raise StoreError(f"user store sqlite: events cannot be read ({error})") from error
-            events = (*held.state.events, *fresh)
-            state = msgspec.structs.replace(held.state, tag=tag, events=events)
+            state = msgspec.structs.replace(held.state, tag=tag, events=held.state.events + fresh)
             held = Held(held.base, number, state)
         return held
 
