@@ -75,6 +75,11 @@ class FrontChild:
         self.send(self._begin)
 
     @property
+    def name(self) -> str:
+        """As the log has it."""
+        return f"HTTP process {self.number}"
+
+    @property
     def pid(self) -> int:
         """Id of the process, once it was started."""
         assert self._process is not None

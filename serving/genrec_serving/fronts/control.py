@@ -99,7 +99,7 @@ class Beat(msgspec.Struct, frozen=True, tag=True):
 
 
 class StoreUp(msgspec.Struct, frozen=True, tag=True):
-    """From the process that has the users' events: it can be asked."""
+    """From the process that has the users' events, again and again: it can be asked."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -7,6 +7,7 @@ import logging
 import socket
 import subprocess
 import sys
+import time
 
 from genrec_serving.fronts.control import BeginStore, Channel, Failed, FromStore, StoreUp
 
@@ -20,12 +21,13 @@ class StoreChild:
         begin: what it is told first.
     """
 
+    name = "the user store's process"
+
     def __init__(self, begin: BeginStore) -> None:
         self._begin = begin
         self._channel = Channel(FromStore, self._take, self._lost)
         self._process: subprocess.Popen[bytes] | None = None
-        #: Whether it could be asked, at some time.
-        self.was_up = False
+        self._beat_at: float | None = None
         #: Why it cannot start, where it said so.
         self.failed: Failed | None = None
         self.ended = asyncio.Event()
@@ -42,6 +44,23 @@ class StoreChild:
         await asyncio.get_running_loop().create_unix_connection(lambda: self._channel, sock=ours)
         self._channel.send(self._begin)
 
+    @property
+    def was_up(self) -> bool:
+        """Whether it could be asked, at some time."""
+        return self._beat_at is not None
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since it last said that it can be asked; 0 before, and after its end."""
+        if self._beat_at is None or self.ended.is_set():
+            return 0.0
+        return time.monotonic() - self._beat_at
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+
     async def end(self, seconds: float) -> None:
         """Let it write what it was given, and end it where that takes longer."""
         assert self._process is not None
@@ -56,7 +75,7 @@ class StoreChild:
     def _take(self, message: FromStore) -> None:
         match message:
             case StoreUp():
-                self.was_up = True
+                self._beat_at = time.monotonic()
             case Failed():
                 self.failed = message
 

@@ -15,6 +15,7 @@ import uvloop
 from genrec_model.errors import GenrecError, StoreError, UserError
 from genrec_model.settings import settings
 from genrec_serving.fronts.control import (
+    BEAT_S,
     BeginStore,
     Channel,
     Failed,
@@ -54,11 +55,17 @@ class StoreServer:
             self._channel.close()
             await asyncio.sleep(0)  # what was sent goes out
             return 1
-        self._channel.send(StoreUp())
+        beating = asyncio.create_task(self._beat())
         await self._left.wait()
+        beating.cancel()
         door.close()
         await store.close()
         return 0
+
+    async def _beat(self) -> None:
+        while True:
+            self._channel.send(StoreUp())
+            await asyncio.sleep(BEAT_S)
 
     def _open(self, begin: BeginStore) -> HistoryStore:
         options = options_from_dict(begin.options)

@@ -247,11 +247,15 @@ class Supervisor:
                 self._accepting = True
             elif not ups:
                 self._stop_accepting()
-            for child in ups:
-                if 0 < self._options.hang_s <= child.silent_s:
-                    logger.error("HTTP process %d hangs, and is ended", child.number)
-                    child.kill()
+            self._end_hung()
             await asyncio.sleep(_LOOK_S)
+
+    def _end_hung(self) -> None:
+        """End processes that say nothing any more, so that they are started again."""
+        for child in (*self._children.values(), self._store):
+            if child is not None and 0 < self._options.hang_s <= child.silent_s:
+                logger.error("%s hangs, and is ended", child.name)
+                child.kill()
 
     def _accept(self) -> None:
         """Hand a new connection to who has the fewest."""
