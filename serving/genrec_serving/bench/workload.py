@@ -31,8 +31,8 @@ class LoadPlan:
         own_users: whether each visitor has users of their own, so that nobody makes two visits at
             once; of a concurrency.
         history_events: that each user has before the first visit.
-        history_spread: most events that a user has beyond these; all numbers alike. With none the
-            windows of all users move at the same time, as these never do.
+        history_spread: most events that a user has beyond these; all numbers alike. With none
+            the models' windows of all users move at once, as those of real users never do.
         new_events: that a user brings to each visit.
         one_request: whether a visit is one request, which brings the new events with it.
         candidates: to rank; 0 to ask for recommendations.
