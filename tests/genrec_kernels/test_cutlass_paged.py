@@ -313,7 +313,7 @@ SIZES = PagedSizes(
         ({"same_bias": False, "num_rows": MOST_BIAS_BYTES // 8192}, None),
         (
             {"same_bias": False, "num_rows": MOST_BIAS_BYTES // 8192 + 1},
-            "would take 128 MiB, more than 128",
+            f"would take {MOST_BIAS_BYTES >> 20} MiB, more than {MOST_BIAS_BYTES >> 20}",
         ),
         ({"same_bias": False, "has_bias": False, "num_rows": 10**6}, None),
     ],
