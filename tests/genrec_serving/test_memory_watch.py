@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from genrec_cache.embedding_cache import CachedTable
@@ -42,6 +42,7 @@ def test_what_slots_cannot_use_goes_to_pages(tmp_path: Path) -> None:
     assert plan.in_force == Split(kv=950, rows=50)
 
 
+@example(budget=10, share=0.5, table=1, history=0, savings=[(1.0, 0.0)] * 3)
 @given(
     budget=st.integers(10, 10**6),
     share=st.floats(0.01, 0.99),

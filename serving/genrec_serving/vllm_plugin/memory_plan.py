@@ -46,7 +46,7 @@ class MemoryPlan:
         Args:
             history_bytes: pages of the longest history; two of them stay.
         """
-        now, least = self.in_force, round(LEAST_SHARE * self.budget)
+        now, least = self.in_force, max(1, round(LEAST_SHARE * self.budget))
         least_kv = max(
             *(least, 2 * history_bytes, now.kv - self.step, self.budget - self.table_bytes)
         )
