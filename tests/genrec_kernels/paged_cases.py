@@ -20,6 +20,7 @@ from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.reference.page_write import page_write as page_write_reference
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
+from genrec_kernels.triton import paged_bias as triton_paged_bias
 from genrec_kernels.triton import paged_hstu_attention as kernels
 from genrec_kernels.triton.paged_bias import paged_bias
 from genrec_kernels.triton.paged_plan import PagedPlan
@@ -369,9 +370,12 @@ def test_page_write_without_times_and_into_another_dtype() -> None:
 
 
 @pytest.mark.usefixtures("poison")
-@pytest.mark.parametrize("same_bias", [False, True])
+@pytest.mark.parametrize(("same_bias", "rows"), [(True, 1), (False, 1), (False, 4), (False, 8)])
 @pytest.mark.parametrize("layout", list(LAYOUTS.values())[1:], ids=list(LAYOUTS)[1:])
-def test_bias_matrix(layout: list[tuple[int, int]], same_bias: bool) -> None:
+def test_bias_matrix(
+    layout: list[tuple[int, int]], same_bias: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_paged_bias, "_rows_of_program", lambda _: rows)
     case = make_case(layout, candidates=same_bias)
     assert case.bias is not None
     options = {
