@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend
+from genrec_kernels.fp8_pages import check_scales
 from genrec_kernels.reference.page_write import page_write as page_write_reference
 
 
@@ -21,6 +22,7 @@ def page_write(
     kv_pages: Tensor,
     timestamps: Tensor | None = None,
     timestamp_pages: Tensor | None = None,
+    kv_scales: Tensor | None = None,
     backend: Backend | None = None,
 ) -> None:
     """Put keys, values and times of rows where their slots say.
@@ -33,14 +35,17 @@ def page_write(
         slots: int64 [R], ``page · S + row in page``, each at most once; a negative one (vLLM's
             padding) is skipped.
         kv_pages: float [P, H, S, 2·D], written: keys in the first half of the last axis. Any
-            strides.
+            strides. Float8 (e4m3) with `kv_scales`: what is too large for it is cut.
         timestamps: int64 [R], unix seconds, or None to leave `timestamp_pages` alone (one layer
             of a model writes the times, all share them).
         timestamp_pages: int64 [P, S], written; given with `timestamps`.
+        kv_scales: float32 [2, H], by which keys and values of a head are divided before they are
+            rounded to float8 (see `fp8_pages`); None for other pages.
         backend: force one of `triton`, `reference`.
 
     Raises:
-        ValueError: shapes do not fit together, or only one of the two timestamp tensors is given.
+        ValueError: shapes or dtypes do not fit together, or only one of the two timestamp tensors
+            is given.
         BackendUnavailable: the forced backend cannot run.
     """
     if k.dim() != 3 or v.shape != k.shape or slots.shape != k.shape[:1]:
@@ -54,7 +59,10 @@ def page_write(
         )
     if (timestamps is None) != (timestamp_pages is None):
         raise ValueError("timestamps and timestamp_pages come together")
-    torch.ops.genrec.page_write(k, v, slots, kv_pages, timestamps, timestamp_pages, backend)
+    check_scales(kv_pages, kv_scales)
+    torch.ops.genrec.page_write(
+        k, v, slots, kv_pages, timestamps, timestamp_pages, kv_scales, backend
+    )
 
 
 @torch.library.custom_op("genrec::page_write", mutates_args=("kv_pages", "timestamp_pages"))
@@ -65,14 +73,16 @@ def _page_write(
     kv_pages: Tensor,
     timestamps: Tensor | None,
     timestamp_pages: Tensor | None,
+    kv_scales: Tensor | None,
     backend: str | None,
 ) -> None:
     whole_rows = kv_pages.stride(3) == 1
     offered: tuple[Backend, ...] = ("triton", "reference") if whole_rows else ("reference",)
     if choose_backend("page_write", k.device, offered, forced=backend) == "reference":
         page_write_reference(
-            k, v, slots, kv_pages=kv_pages, timestamps=timestamps, timestamp_pages=timestamp_pages
-        )
+            k, v, slots, kv_pages=kv_pages, timestamps=timestamps,
+            timestamp_pages=timestamp_pages, kv_scales=kv_scales,
+        )  # fmt: skip
         return
     from genrec_kernels.triton import page_write as kernels
 
@@ -84,6 +94,7 @@ def _page_write(
             kv_pages=kv_pages,
             timestamps=None if timestamps is None else timestamps.contiguous(),
             timestamp_pages=timestamp_pages,
+            kv_scales=None if kv_scales is None else kv_scales.contiguous(),
         )
 
 

@@ -18,6 +18,7 @@ from genrec_kernels.current_device import on_device_of
 from genrec_kernels.cutlass.hstu_attention import reads_by_tma
 from genrec_kernels.cutlass.paged_hstu_attention import pays, unsupported
 from genrec_kernels.dispatch import Backend, choose_backend
+from genrec_kernels.fp8_pages import CAPABILITY, FP8, check_scales
 from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.triton.paged_plan import make_plan
@@ -41,6 +42,7 @@ def paged_hstu_attention(
     alpha: float,
     norm_length: int,
     bias: RelativeBias | None = None,
+    kv_scales: Tensor | None = None,
     max_new_rows: int | None = None,
     max_keys: int | None = None,
     same_bias: bool = False,
@@ -58,7 +60,7 @@ def paged_hstu_attention(
     Args:
         q, k, v: bfloat16, float16 or float32 [R, H, D], rows of each request together.
         kv_pages: float [P, H, S, 2·D], keys in the first half of the last axis; any strides of
-            the other axes.
+            the other axes. Of the dtype of `q`, or float8 (e4m3) with `kv_scales`.
         timestamp_pages: int64 [P, S], any strides.
         page_table: int32 or int64 [B, M], pages of each request in order; entries past its
             history are never read.
@@ -69,6 +71,8 @@ def paged_hstu_attention(
         alpha: scale of q·kᵀ.
         norm_length: N, the same for every request.
         bias: position and time bias, or None.
+        kv_scales: float32 [2, H], what keys and values of a head in float8 pages are times (see
+            `fp8_pages`); None for other pages.
         max_new_rows: an upper bound of the new rows of one request, if known: a smaller grid.
         max_keys: an upper bound of `key_limits`, if known: better splits, and less memory for a
             bias. Neither changes what is computed as long as they are bounds.
@@ -84,11 +88,12 @@ def paged_hstu_attention(
         BackendUnavailable: the forced backend cannot run.
     """
     _check(q, k, v, kv_pages, timestamp_pages, page_table, row_offsets, key_limits, timestamps)
+    check_scales(kv_pages, kv_scales)
     position, time, boundaries = (None, None, None) if bias is None else bias
     num_rows = q.shape[0]
     out: Tensor = torch.ops.genrec.paged_hstu_attention(
         q, k, v, kv_pages, timestamp_pages, page_table, row_offsets, key_limits, timestamps,
-        position, time, boundaries, alpha, norm_length,
+        position, time, boundaries, kv_scales, alpha, norm_length,
         num_rows if max_new_rows is None else min(max_new_rows, num_rows),
         page_table.shape[1] * kv_pages.shape[2] if max_keys is None else max_keys,
         same_bias, backend,
@@ -110,6 +115,7 @@ def _paged_hstu_attention(
     position: Tensor | None,
     time: Tensor | None,
     boundaries: Tensor | None,
+    kv_scales: Tensor | None,
     alpha: float,
     norm_length: int,
     max_new_rows: int,
@@ -137,7 +143,7 @@ def _paged_hstu_attention(
         return reference.paged_hstu_attention(
             q, k, v, kv_pages=kv_pages, timestamp_pages=timestamp_pages, page_table=page_table,
             row_offsets=row_offsets, key_limits=key_limits, timestamps=timestamps, alpha=alpha,
-            norm_length=norm_length, bias=bias,
+            norm_length=norm_length, bias=bias, kv_scales=kv_scales,
         )  # fmt: skip
     if chosen == "cutlass":
         from genrec_kernels.cutlass import paged_hstu_attention as compiled
@@ -157,7 +163,7 @@ def _paged_hstu_attention(
             timestamp_pages=timestamp_pages, page_table=contiguous_rows(page_table),
             row_offsets=row_offsets.contiguous(), key_limits=key_limits.contiguous(),
             timestamps=timestamps.contiguous(), alpha=alpha, norm_length=norm_length, bias=bias,
-            plan=plan,
+            kv_scales=None if kv_scales is None else kv_scales.contiguous(), plan=plan,
         )  # fmt: skip
 
 
@@ -172,7 +178,10 @@ def _choose(
     """What runs a call."""
     offered: tuple[Backend, ...] = ("reference",)
     lacking: dict[Backend, str] = {}
-    known = sizes.dtype in DTYPES and kv_pages.dtype in DTYPES
+    known = sizes.dtype in DTYPES and kv_pages.dtype in (*DTYPES, FP8)
+    if kv_pages.dtype == FP8 and not _knows_fp8(device):
+        known = False
+        lacking["triton"] = f"float8 needs compute capability {CAPABILITY[0]}.{CAPABILITY[1]}"
     if known and sizes.head_dim <= MAX_HEAD_DIM and kv_pages.stride(3) == 1:
         offered = ("triton", "reference")
         problem = unsupported(sizes)
@@ -188,6 +197,10 @@ def _choose(
         else:
             offered = ("triton", "cutlass", "reference")
     return choose_backend("paged_hstu_attention", device, offered, forced=forced, lacking=lacking)
+
+
+def _knows_fp8(device: torch.device) -> bool:
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
 class _Gpu(TypedDict):

@@ -140,7 +140,7 @@ def main(
         ),
     ] = None,
     fp8_pages: Annotated[
-        bool, typer.Option("--fp8-pages", help="vllm: keys and values in eight bits; CPU only")
+        bool, typer.Option("--fp8-pages", help="vllm: keys and values in eight bits")
     ] = False,
     model_runner: Annotated[
         ModelRunner, typer.Option(help="vllm: v1, or v2, which needs Triton")

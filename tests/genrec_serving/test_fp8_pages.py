@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from genrec_kernels.fp8_pages import FP8, LARGEST, narrow, pages_of, widen
 from genrec_model.errors import ConfigError
 from genrec_serving.engines.interface import RankCall, RecommendCall, ScoringEngine
 from genrec_serving.engines.vllm_options import VllmOptions
-from genrec_serving.vllm_plugin.fp8_pages import FP8, LARGEST, gathered, narrow, page_scales, widen
+from genrec_serving.vllm_plugin.fp8_pages import check_device, page_scales
 
 NONE = np.empty(0, np.int64)
 
@@ -21,7 +22,7 @@ def test_a_number_comes_back_within_a_sixteenth() -> None:
     k, v = torch.randn(16, 3, 8) * 5, torch.randn(16, 3, 8) / 50
     scales = torch.stack([x.abs().amax(dim=(0, 2)) / LARGEST for x in (k, v)])
     bits = torch.cat([narrow(k, scales[0]), narrow(v, scales[1])], dim=-1)
-    page = bits.transpose(0, 1)[None].contiguous().view(FP8)
+    page = bits.transpose(0, 1)[None].contiguous()
     back = widen(page, scales, torch.float32)[0].transpose(0, 1)
     for found, wanted, scale in zip(back.chunk(2, dim=-1), (k, v), scales, strict=True):
         # Very small ones are off by half of the smallest step.
@@ -31,16 +32,14 @@ def test_a_number_comes_back_within_a_sixteenth() -> None:
 
 def test_what_is_too_large_is_cut() -> None:
     scale = torch.ones(1)
-    found = narrow(torch.tensor([[[1e9, -1e9]]]), scale).view(FP8).float()
+    found = narrow(torch.tensor([[[1e9, -1e9]]]), scale).float()
     assert found.tolist() == [[[LARGEST, -LARGEST]]]
 
 
-def test_only_pages_that_are_read_are_widened() -> None:
+def test_pages_are_widened_in_order() -> None:
     pages = torch.arange(6.0)[:, None, None, None].expand(6, 2, 16, 8).to(FP8)
-    table = torch.tensor([[5, 2], [2, 4]], dtype=torch.int32)
-    found, places = gathered(pages, table, torch.ones(2, 2), torch.float32)
-    assert len(found) == 3
-    assert found[places.long()][..., 0, 0, 0].tolist() == [[5, 2], [2, 4]]
+    found = pages_of(pages, torch.tensor([5, 2, 2]), 3 * torch.ones(2, 2), torch.float32)
+    assert found[..., 0, 0, 0].tolist() == [15, 6, 6]
 
 
 def test_scales_are_of_the_model_and_leave_room(served_artifact) -> None:
@@ -53,10 +52,13 @@ def test_scales_are_of_the_model_and_leave_room(served_artifact) -> None:
         assert torch.equal(first[layer], again[layer])
 
 
-def test_a_gpu_refuses_them() -> None:
-    with pytest.raises(ConfigError, match="on a CPU only"):
-        VllmOptions(fp8_pages=True).for_device(cuda=True)
-    assert VllmOptions(fp8_pages=True).for_device(cuda=False).fp8_pages
+def test_a_gpu_that_lacks_the_type_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    with pytest.raises(ConfigError, match=r"capability 8.9: A100 is older"):
+        check_device(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    check_device(torch.device("cuda"))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,10 @@ Letters in shapes: R rows, P pages, S rows a page, H heads, D head width.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from genrec_kernels.fp8_pages import narrow
 
 
 def page_write(
@@ -16,6 +19,7 @@ def page_write(
     kv_pages: Tensor,
     timestamps: Tensor | None = None,
     timestamp_pages: Tensor | None = None,
+    kv_scales: Tensor | None = None,
 ) -> None:
     """Put keys, values and times of rows where their slots say.
 
@@ -25,7 +29,14 @@ def page_write(
         kv_pages: float [P, H, S, 2·D], written: keys in the first half of the last axis.
         timestamps: int64 [R], unix seconds, or None to leave `timestamp_pages` alone.
         timestamp_pages: int64 [P, S], written.
+        kv_scales: float32 [2, H] of float8 pages, see `fp8_pages`; None for others.
     """
+    if kv_scales is not None:
+        # Indexing knows no float8: its bits are written.
+        k, v = (
+            narrow(x, scales).view(torch.uint8) for x, scales in zip((k, v), kv_scales, strict=True)
+        )
+        kv_pages = kv_pages.view(torch.uint8)
     wanted = slots >= 0
     page_R, row_R = slots[wanted] // kv_pages.shape[2], slots[wanted] % kv_pages.shape[2]
     width = k.shape[2]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genrec_kernels.fp8_pages import pages_of
 from genrec_kernels.relative_bias import RelativeBias
 
 
@@ -27,6 +28,7 @@ def paged_hstu_attention(
     alpha: float,
     norm_length: int,
     bias: RelativeBias | None = None,
+    kv_scales: Tensor | None = None,
 ) -> Tensor:
     """As `hstu_attention`, with the history's keys and values in pages.
 
@@ -44,6 +46,7 @@ def paged_hstu_attention(
         key_limits: int64 [R].
         timestamps: int64 [R], unix seconds.
         alpha, norm_length, bias: as in `hstu_attention`.
+        kv_scales: float32 [2, H] of float8 pages, see `fp8_pages`; None for others.
 
     Returns:
         float [R, H, D], in the dtype of `q`.
@@ -58,7 +61,8 @@ def paged_hstu_attention(
         limit_T = key_limits[new]
         length = int(limit_T.max())
         pages = page_table[request, : -(-length // page_size)].long()
-        kv_HLD = kv_pages[pages].transpose(0, 1).flatten(1, 2)[:, :length].to(q.dtype)
+        numbers = pages_of(kv_pages, pages, kv_scales, q.dtype)
+        kv_HLD = numbers.transpose(0, 1).flatten(1, 2)[:, :length]
         k_HLD, v_HLD = kv_HLD.chunk(2, dim=-1)
         key_L = torch.arange(length, device=q.device)
 

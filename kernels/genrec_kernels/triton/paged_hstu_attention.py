@@ -81,6 +81,7 @@ def paged_hstu_attention(
     alpha: float,
     norm_length: int,
     bias: RelativeBias | None,
+    kv_scales: Tensor | None,
     plan: PagedPlan,
 ) -> Tensor:
     """As `genrec_kernels.paged_hstu_attention`, with tiles and splits as `plan` has them.
@@ -112,7 +113,8 @@ def paged_hstu_attention(
     descriptor, steps = _descriptor(q, kv_pages, plan) or (None, (0, 0, 0))
     attend[(plan.num_tiles, num_heads, splits)](
         q, k, v, kv_pages, descriptor or kv_pages, timestamp_pages, page_table, row_offsets,
-        key_limits, timestamps, position, time, boundaries, half_rows, target,
+        key_limits, timestamps, position, time, boundaries, half_rows,
+        q if kv_scales is None else kv_scales, target,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         kv_pages.stride(0), kv_pages.stride(1), kv_pages.stride(2), *steps,
         timestamp_pages.stride(0), timestamp_pages.stride(1), page_table.stride(0),
@@ -121,7 +123,8 @@ def paged_hstu_attention(
         position.shape[0], time.shape[0], alpha / 2, 1.0 / norm_length,
         HEAD_DIM=head_dim, BLOCK_DIM=max(triton.next_power_of_2(head_dim), 16),
         BLOCK_ROWS=plan.block_rows, BLOCK_KEYS=plan.block_keys, PAGE=kv_pages.shape[2],
-        PACKED=plan.packed, HAS_BIAS=bias is not None, SHORT=time.shape[0] <= _SHORT_BUCKETS,
+        PACKED=plan.packed, HAS_BIAS=bias is not None, SCALED=kv_scales is not None,
+        SHORT=time.shape[0] <= _SHORT_BUCKETS,
         FAST=q.dtype != torch.float32 and not interpreted,
         UPCAST=interpreted and q.dtype == torch.bfloat16,
         ASM=not interpreted, TMA=descriptor is not None, PDL=plan.tma and splits > 1,

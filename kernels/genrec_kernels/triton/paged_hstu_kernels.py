@@ -179,7 +179,7 @@ def _add_keys(
 @triton.jit(do_not_specialize=["num_requests", "tiles_per_request", "num_splits"])
 def attend(
     q_ptr, k_ptr, v_ptr, kv_ptr, kv_desc, page_times_ptr, table_ptr, row_offsets_ptr, limits_ptr,
-    row_times_ptr, position_ptr, time_table_ptr, bound_ptr, half_rows_ptr, out_ptr,
+    row_times_ptr, position_ptr, time_table_ptr, bound_ptr, half_rows_ptr, scales_ptr, out_ptr,
     q_row, q_head, k_row, k_head, v_row, v_head,
     kv_page, kv_head, kv_row, desc_page, desc_head_row, desc_head_column, times_page, times_row,
     table_row, half_rows_row, out_split, out_row, out_head,
@@ -187,8 +187,8 @@ def attend(
     half_alpha, inverse_length,
     HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr,
     BLOCK_KEYS: tl.constexpr, PAGE: tl.constexpr, PACKED: tl.constexpr, HAS_BIAS: tl.constexpr,
-    SHORT: tl.constexpr, FAST: tl.constexpr, UPCAST: tl.constexpr, ASM: tl.constexpr,
-    TMA: tl.constexpr, PDL: tl.constexpr, STAGES: tl.constexpr,
+    SCALED: tl.constexpr, SHORT: tl.constexpr, FAST: tl.constexpr, UPCAST: tl.constexpr,
+    ASM: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One tile of query rows of one request and head, over one part of the request's keys.
 
@@ -245,6 +245,11 @@ def attend(
         half_T += 0.5 * own_bias
     v_TD = tl.load(v_ptr_TD, mask=own_TD, other=0.0).to(tl.float32)
     acc_TD = silu_of_half(half_T, FAST)[:, None] * v_TD
+    if SCALED:  # float8 pages: a scale of the head's keys, and one of its values
+        half_alpha *= tl.load(scales_ptr + head)
+        value_scale = tl.load(scales_ptr + tl.num_programs(1) + head)
+        acc_TD /= value_scale
+        inverse_length *= value_scale
 
     if HAS_BIAS:
         time_T = tl.load(row_times_ptr + row_T, mask=real_T, other=0)

@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--dtype", default=None)
     parser.add_argument("--processes", type=int, default=0)
+    parser.add_argument("--fp8-pages", action="store_true", help="keys and values in eight bits")
     parser.add_argument("--item-zipf", type=float, default=0.0, help="exponent; 0: all items alike")
     parser.add_argument(
         "--item-cache", type=float, default=None, help="compare this share to the whole table"
@@ -121,7 +122,11 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     chosen = engine_options(
-        preset, dtype=options.dtype, processes=options.processes, item_cache="auto"
+        preset,
+        dtype=options.dtype,
+        processes=options.processes,
+        item_cache="auto",
+        fp8_pages=options.fp8_pages,
     )
     model = artifact.load_model().to(device)
     events = preset.mean_history
@@ -157,6 +162,8 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
     }
     base_ms = stages[0][1] / batch
     engines = f"{options.processes} processes" if options.processes else "in process"
+    if options.fp8_pages:
+        engines += ", fp8 pages"
     at_once = options.users if options.at_once is None else options.at_once
     lengths = f"{events} events"
     if preset.spread:

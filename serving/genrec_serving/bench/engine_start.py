@@ -29,7 +29,7 @@ def write_model(preset: Preset, folder: Path, items: ItemPopularity) -> Artifact
 
 
 def engine_options(
-    preset: Preset, *, dtype: str | None, processes: int, item_cache: str
+    preset: Preset, *, dtype: str | None, processes: int, item_cache: str, fp8_pages: bool = False
 ) -> VllmOptions:
     """Of an engine of the preset on this device."""
     return VllmOptions(
@@ -39,6 +39,7 @@ def engine_options(
         dtype=dtype,
         processes=processes,
         item_cache=item_cache,
+        fp8_pages=fp8_pages,
     ).for_device(cuda=torch.cuda.is_available())
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import typer
 
 from genrec_model.artifact import Artifact
@@ -123,16 +124,19 @@ def compare(
         seed=0,
     )
     calls = questions(artifact, sequences, chosen)
+    cuda = torch.cuda.is_available()
+    plain_options = VllmOptions(kv_cache_mb=kv_cache_mb, processes=1).for_device(cuda=cuda)
+    plain_kind = str(plain_options.dtype)
     answers = {}
-    for kind, fp8 in (("float32", False), ("fp8", True)):
-        options = VllmOptions(kv_cache_mb=kv_cache_mb, processes=1, fp8_pages=fp8)
+    for kind, fp8 in ((plain_kind, False), ("fp8", True)):
+        options = replace(plain_options, fp8_pages=fp8)
         engine = VllmProcesses(artifact, version="1", options=options)
         try:
             answers[kind] = asyncio.run(answer(engine, calls))
         finally:
             engine.close()
     wanted = sequences.items[chosen]
-    plain = answers["float32"]
+    plain = answers[plain_kind]
     rates = {kind: found.hit_rate(wanted) for kind, found in answers.items()}
     records = [
         Record(
@@ -143,17 +147,17 @@ def compare(
             p95_ms=float(np.percentile(found.seconds, 95)) * 1e3,
             rate=len(calls) / found.wall_s,
             unit="requests/s",
-            reference="float32 pages",
+            reference=f"{plain_kind} pages",
             reference_ms=float(np.percentile(plain.seconds, 50)) * 1e3,
             error=found.spread_from(plain),
-            gpu=f"CPU, {os.cpu_count()} cores",
+            gpu=torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores",
             note=f"{artifact.dataset.spec.title}: {len(calls)} events of the test period, "
-            f"HR@{K} {rates[kind]:.4f} ({rates['float32']:.4f} with float32), "
+            f"HR@{K} {rates[kind]:.4f} ({rates[plain_kind]:.4f} with {plain_kind}), "
             f"{kv_cache_mb} MiB of pages; error: mean difference of scores in their deviation",
         )
         for kind, found in answers.items()
     ]
-    return records, 1 - rates["fp8"] / max(rates["float32"], 1e-9)
+    return records, 1 - rates["fp8"] / max(rates[plain_kind], 1e-9)
 
 
 def main(
@@ -166,7 +170,7 @@ def main(
     ] = 0.005,
     records: Annotated[Path | None, typer.Option(help="CSV file to append to.")] = None,
 ) -> None:
-    """Compare recommendations from pages in float32 and in fp8."""
+    """Compare recommendations from pages of the device's data type and in fp8."""
     rows, loss = compare(
         Artifact(artifact), Features.load(features), targets=targets, kv_cache_mb=kv_cache_mb
     )

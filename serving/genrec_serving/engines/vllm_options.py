@@ -36,7 +36,7 @@ class VllmOptions:
             engine that died then gives back, and 0 on a CPU.
         passes: how rows run through the layers, see `vllm_plugin.passes`; None for graphs on a
             GPU and plain ones on a CPU.
-        fp8_pages: keep keys and values in eight bits (see `vllm_plugin.fp8_pages`); on a CPU only.
+        fp8_pages: keep keys and values in eight bits (see `vllm_plugin.fp8_pages`).
         model_runner: of vLLM: "v1", which all versions have, or "v2", which needs Triton.
         item_cache: of the item table, see `ItemCacheOptions.parse`.
         cache_state: folder in which the engine keeps what its caches learnt, so that the next one
@@ -116,13 +116,7 @@ class VllmOptions:
         )
 
     def for_device(self, *, cuda: bool) -> VllmOptions:
-        """Nothing left open.
-
-        Raises:
-            ConfigError: the device cannot do what is asked for.
-        """
-        if cuda and self.fp8_pages:
-            raise ConfigError("pages in fp8 run on a CPU only: the GPU's kernels do not read them")
+        """Nothing left open."""
         return replace(
             self,
             page_rows=self.page_rows or (64 if cuda else 16),

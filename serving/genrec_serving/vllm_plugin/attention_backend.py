@@ -29,7 +29,6 @@ from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_model.hstu import HSTUConfig
 from genrec_model.hstu.layer import HSTULayer
-from genrec_serving.vllm_plugin.fp8_pages import gathered, narrow
 from genrec_serving.vllm_plugin.passes import PassInputs
 
 
@@ -171,7 +170,7 @@ class PagedHSTUAttention(PagedLayer):
         super().__init__(prefix)
         self.config = config
         self.dtype = dtype
-        #: Of float8 pages, float [2, H]; made when the weights are loaded.
+        #: Of float8 pages, float32 [2, H]; made when the weights are loaded.
         self.scales: Tensor | None = None
 
     def get_kv_cache_spec(self, vllm_config: VllmConfig) -> FullAttentionSpec:
@@ -194,17 +193,14 @@ class PagedHSTUAttention(PagedLayer):
             timestamp_pages: int64 [P, S], where the rows' times go; None if they are there.
         """
         assert rows.slots is not None
-        pages = self.pages
-        if self.scales is not None:
-            k, v = narrow(k, self.scales[0]), narrow(v, self.scales[1])
-            pages = pages.view(torch.uint8)
         page_write(
             k,
             v,
             rows.slots,
-            kv_pages=pages,
+            kv_pages=self.pages,
             timestamps=None if timestamp_pages is None else rows.timestamps,
             timestamp_pages=timestamp_pages,
+            kv_scales=self.scales,
         )
 
     def attend(
@@ -217,24 +213,20 @@ class PagedHSTUAttention(PagedLayer):
         timestamp_pages: Tensor,
     ) -> Tensor:
         """[R, H, D] each, to [R, H, D]; writes nothing."""
-        pages, table = self.pages, rows.page_table
-        if self.scales is not None:
-            read = table[:, : -(-rows.max_keys // pages.shape[2]) or 1]
-            pages, table = gathered(pages, read, self.scales, q.dtype)
-            timestamp_pages = timestamp_pages[torch.unique(read).long()]
         return paged_hstu_attention(
             q,
             k,
             v,
-            kv_pages=pages,
+            kv_pages=self.pages,
             timestamp_pages=timestamp_pages,
-            page_table=table,
+            page_table=rows.page_table,
             row_offsets=rows.row_offsets,
             key_limits=rows.limits,
             timestamps=rows.timestamps,
             alpha=self.config.alpha,
             norm_length=self.config.norm_length,
             bias=layer.bias,
+            kv_scales=self.scales,
             max_new_rows=rows.max_new_rows,
             max_keys=rows.max_keys,
             same_bias=rows.slots is None,  # candidates

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import torch
 
-from genrec_serving.vllm_plugin.fp8_pages import FP8
+from genrec_kernels.fp8_pages import FP8
 from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions
 from genrec_serving.vllm_plugin.passes import Mode
 
@@ -27,7 +27,8 @@ class ComputeOptions:
     Args:
         dtype: of weights, hidden rows, keys and values.
         passes: see `Passes`.
-        page_dtype: of keys and values in pages; as `dtype`, or float8 (see `fp8_pages`).
+        page_dtype: of keys and values in pages; as `dtype`, or float8 (see
+            `genrec_kernels.fp8_pages`).
     """
 
     dtype: torch.dtype

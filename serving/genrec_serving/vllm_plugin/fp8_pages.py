@@ -1,12 +1,9 @@
-"""Keys and values of cached rows in eight bits: a pool holds four times the users of float32.
+"""Scales for pages of eight bits: a pool holds twice the users of bfloat16, four times of float32.
 
-A page holds float8 (e4m3) numbers: three bits of fraction, so that each is off by at most a
-sixteenth; and one scale for the keys and one for the values of each head and layer, so that the
-largest that is expected just fits. Plain PyTorch reads them: the pages of a step are widened
-before attention, layer by layer. The kernels for GPUs do not know such pages.
+The scales of a head's keys and values are so that the largest number that is expected just fits
+(see `genrec_kernels.fp8_pages`).
 
-Letters in shapes: R rows, P pages, S rows a page, H heads, D head width, B requests, M pages of the
-longest request.
+Letters in shapes: R rows, H heads, D head width.
 """
 
 from __future__ import annotations
@@ -17,55 +14,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_kernels.fp8_pages import CAPABILITY, LARGEST
 from genrec_kernels.hstu_attention import hstu_attention
+from genrec_model.errors import ConfigError
 from genrec_model.features.reserved import NUM_RESERVED, NUM_RESERVED_ACTIONS
 from genrec_model.features.rows import collate, history_rows
 from genrec_model.hstu import HSTU
 from genrec_model.hstu.layer import HSTULayer
 
-FP8 = torch.float8_e4m3fn
-#: Largest number of that type.
-LARGEST = float(torch.finfo(FP8).max)
 #: How much larger than any of the trial a number may be; beyond that it is cut.
 _MARGIN = 2.0
 _TRIAL_USERS = 8
 _TRIAL_EVENTS = 256
 
 
-def narrow(x: Tensor, scales: Tensor) -> Tensor:
-    """Float [R, H, D] to the bits of float8, uint8 [R, H, D]; `scales` is float [H]."""
-    scaled = (x.float() / scales[:, None]).clamp(-LARGEST, LARGEST)
-    return scaled.to(FP8).view(torch.uint8)
+def check_device(device: torch.device) -> None:
+    """Refuse a GPU on which nothing reads such pages.
 
-
-def widen(pages: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """Float8 [P, H, S, 2·D] to numbers of `dtype`.
-
-    Args:
-        pages: keys in the first half of the last axis.
-        scales: float [2, H], of keys and of values.
-        dtype: of what comes out.
+    Raises:
+        ConfigError: it is older than Ada (compute capability 8.9).
     """
-    keys, values = pages.to(dtype).chunk(2, dim=-1)
-    of_keys, of_values = scales.to(dtype)[:, None, :, None, None]
-    return torch.cat([keys * of_keys, values * of_values], dim=-1)
-
-
-def gathered(
-    pages: Tensor, page_table: Tensor, scales: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """The pages of a step, widened, and where each request finds its own among them.
-
-    Args:
-        pages: float8 [P, H, S, 2·D].
-        page_table: int [B, M].
-        scales: float [2, H].
-        dtype: of what comes out.
-    """
-    used, places = torch.unique(page_table, return_inverse=True)
-    # Indexing knows no float8.
-    bits = pages.view(torch.uint8)[used.long()]
-    return widen(bits.view(FP8), scales, dtype), places.to(page_table.dtype)
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
+        raise ConfigError(
+            f"pages in fp8 need a GPU of compute capability {CAPABILITY[0]}.{CAPABILITY[1]}: "
+            f"{torch.cuda.get_device_name(device)} is older; leave --fp8-pages out"
+        )
 
 
 @torch.inference_mode()
@@ -89,7 +62,7 @@ def page_scales(hstu: HSTU) -> Mapping[HSTULayer, Tensor]:
             )
             for _ in range(_TRIAL_USERS)
         ]
-    )
+    ).to(hstu.action_embedding.weight.device)
     scales: dict[HSTULayer, Tensor] = {}
 
     def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
 
 from genrec_cache.stored_matrix import StoredMatrix
+from genrec_kernels.fp8_pages import FP8
 from genrec_model.hstu import HSTU
 from genrec_model.hstu.layer import HSTULayer
 from genrec_serving.catalogue import ResidentCatalogue
@@ -32,7 +33,7 @@ from genrec_serving.vllm_plugin.candidate_pass import (
     CandidatePass,
 )
 from genrec_serving.vllm_plugin.compute import compute_options
-from genrec_serving.vllm_plugin.fp8_pages import FP8, page_scales
+from genrec_serving.vllm_plugin.fp8_pages import check_device, page_scales
 from genrec_serving.vllm_plugin.graphs import Graphs
 from genrec_serving.vllm_plugin.host_connector import host_copies
 from genrec_serving.vllm_plugin.host_copies import HostCopies
@@ -318,6 +319,7 @@ class GenrecHSTU(nn.Module):
             device=self.hstu.action_embedding.weight.device,
         )
         if self.compute.page_dtype == FP8:
+            check_device(self.hstu.action_embedding.weight.device)
             with self.item_rows.pass_over(None):
                 scales_of_layers = page_scales(self.hstu)
             for layer, scales in scales_of_layers.items():
