@@ -1,12 +1,14 @@
-"""Environment variables that vLLM reads when it is imported.
+"""Environment variables that vLLM reads when it is imported, and CUDA when it is first asked.
 
-vLLM has no other door for these settings, so this is the one place of the project that writes to
+They have no other door for these settings, so this is the one place of the project that writes to
 the environment.
 """
 
 from __future__ import annotations
 
 import os
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def prepare_environment(*, model_runner: str = "v1", log_level: str = "ERROR") -> None:
@@ -29,3 +31,13 @@ def prepare_environment(*, model_runner: str = "v1", log_level: str = "ERROR") -
         VLLM_NO_USAGE_STATS="1",
         DO_NOT_TRACK="1",
     )
+
+
+def use_gpu(number: int) -> None:
+    """Let this process see one GPU alone; call it before anything asks CUDA.
+
+    Args:
+        number: among those that the process sees now.
+    """
+    seen = os.environ.get(_VISIBLE)
+    os.environ[_VISIBLE] = seen.split(",")[number].strip() if seen else str(number)

@@ -1,5 +1,7 @@
 """Several vLLM engines, each in a process of its own, behind one interface.
 
+Where there are several GPUs the engines are spread over them, each a replica of the model.
+
 Scheduling a step and building its requests is Python, on one core, however fast the GPU is. More
 engines use more cores. A user always goes to the same engine, whose cache holds the history.
 """
@@ -23,6 +25,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import msgspec
+import torch
 
 from genrec_model.artifact import Artifact
 from genrec_model.errors import EngineError, EngineUnavailable
@@ -51,6 +54,7 @@ class VllmProcess:
         version: salts the prefix cache.
         options: of the one engine.
         door: path of a socket at which others may ask it too.
+        gpu: which of those that this process sees; None for the first, or none.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class VllmProcess:
         version: str,
         options: VllmOptions,
         door: str | None = None,
+        gpu: int | None = None,
     ) -> None:
         ours, theirs = socket.socketpair()
         # Not a fork: CUDA does not survive one, and vLLM wants a process to itself.
@@ -79,7 +84,7 @@ class VllmProcess:
         self._threads: list[threading.Thread] = []
         self._beat = 0.0
         self._stalled_s = 0.0
-        start = Start(str(artifact.path), version, asdict(options), door)
+        start = Start(str(artifact.path), version, asdict(options), door, gpu)
         self._connection.send_bytes(msgspec.msgpack.encode(start))
 
     @property
@@ -235,7 +240,13 @@ class VllmProcesses(PagedEngine):
     ) -> None:
         count = options.processes or 1
         self._engines = [
-            VllmProcess(artifact, version=version, options=options.of_process(number), door=door)
+            VllmProcess(
+                artifact,
+                version=version,
+                options=options.of_process(number),
+                door=door,
+                gpu=gpu_of_engine(number, torch.cuda.device_count()),
+            )
             for number, door in enumerate(doors or [None] * count)
         ]
         try:
@@ -277,6 +288,19 @@ class VllmProcesses(PagedEngine):
 
     def _engine_of(self, rows: UserRows) -> VllmProcess:
         return self._engines[engine_of(rows, len(self._engines))]
+
+
+def gpu_of_engine(number: int, gpus: int) -> int | None:
+    """The GPU of an engine: as many engines on each as on the others, or one more.
+
+    Args:
+        number: of the engine.
+        gpus: that there are.
+
+    Returns:
+        None where there is nothing to choose.
+    """
+    return number % gpus if gpus > 1 else None
 
 
 def all_statistics(engines: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from genrec_serving.engines.asker import Asker
 from genrec_serving.engines.door import Door
 from genrec_serving.engines.probe import probe
 from genrec_serving.engines.vllm_engine import VllmEngine
+from genrec_serving.engines.vllm_environment import use_gpu
 from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.engines.wire import BEAT, BEAT_S, FAILED, READY, Ask, Reply, Start
 
@@ -43,6 +44,8 @@ class Worker:
     def run(self) -> int:
         """Serve until the parent goes away; the exit status."""
         start = msgspec.msgpack.decode(self._connection.recv_bytes(), type=Start)
+        if start.gpu is not None:
+            use_gpu(start.gpu)
         try:
             engine = VllmEngine(
                 Artifact(Path(start.artifact)),

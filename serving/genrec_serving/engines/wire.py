@@ -25,12 +25,14 @@ class Start(msgspec.Struct, frozen=True, array_like=True):
     version: salts the prefix cache.
     options: fields of `VllmOptions`.
     door: path of a socket at which others may ask too; None where nobody does.
+    gpu: which of the GPUs that the server sees is the engine's; None for the first, or none.
     """
 
     artifact: str
     version: str
     options: dict[str, Any]
     door: str | None = None
+    gpu: int | None = None
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False):
