@@ -15,8 +15,9 @@ from genrec_model.features.vocabulary import ItemId, Vocabulary
 from genrec_model.hstu import HSTUConfig
 from genrec_serving.histories import IndexedHistory
 from genrec_serving.requests import MAX_AHEAD_S, MAX_EVENTS, Events, Query
-from genrec_serving.users.events import Kept, UserEvent
+from genrec_serving.users.events import Kept
 from genrec_serving.users.histories import UserHistories
+from genrec_serving.users.user_event import UserEvent
 
 #: Times beyond this (year 36812) are milliseconds by mistake, or nonsense.
 MAX_TIME = 2**40

@@ -32,8 +32,9 @@ from genrec_serving.requests import (
 )
 from genrec_serving.strategies.strategy import STRATEGIES, Choice, Strategies
 from genrec_serving.telemetry.tracing import is_tracing, span
-from genrec_serving.users.events import Kept, UserEvent
+from genrec_serving.users.events import Kept
 from genrec_serving.users.histories import UserHistories
+from genrec_serving.users.user_event import UserEvent
 
 
 class Visit(NamedTuple):

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from genrec_model.features.vocabulary import ItemId
-from genrec_serving.users.events import Kept, UserEvent
+from genrec_serving.users.events import Kept
+from genrec_serving.users.user_event import UserEvent
 
 #: Most events of a history, and entries of an allow or deny list.
 MAX_EVENTS = 16_384

@@ -25,7 +25,8 @@ from genrec_serving.requests import (
     RecommendQuery,
 )
 from genrec_serving.strategies.strategy import Strategy
-from genrec_serving.users.events import MAX_APPEND, MAX_ID_LENGTH, Kept, UserEvent
+from genrec_serving.users.events import MAX_APPEND, MAX_ID_LENGTH, Kept
+from genrec_serving.users.user_event import UserEvent
 
 #: Most users of one request.
 MAX_BATCH = 256

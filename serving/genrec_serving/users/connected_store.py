@@ -11,9 +11,10 @@ import msgspec
 from genrec_model.errors import StoreError
 from genrec_serving.sized_lru import SizedLru
 from genrec_serving.sockets.link import Link
-from genrec_serving.users.events import Appended, UserEvent, UserState
+from genrec_serving.users.events import Appended, UserState
 from genrec_serving.users.store import HistoryStore
 from genrec_serving.users.store_wire import Append, Count, Forget, Read, Reply, Tag
+from genrec_serving.users.user_event import UserEvent
 
 #: Events of all states that are kept in this process, some 300 bytes each.
 _MAX_EVENTS = 1_000_000
@@ -56,7 +57,7 @@ class ConnectedStore(HistoryStore):
         """As the base class says."""
         had = self._states.get(user)
         has = None if had is None else had.tag
-        reply = await self._ask(partial(Append, user=user, events=tuple(events), has=has))
+        reply = await self._ask(partial(Append, user=user, events=list(events), has=has))
         state = self._whole(user, had, reply)
         if state is None or reply.appended is None:
             raise StoreError(f"user store {self.name}: its answer lacks the state")
@@ -101,15 +102,15 @@ class ConnectedStore(HistoryStore):
 
     def _whole(self, user: str, had: UserState | None, reply: Reply) -> UserState | None:
         """The state of a reply, with the events that were known when it was asked for."""
-        state = reply.state
-        if state is None:
+        if reply.state is None:
             self._states.pop(user)
             return None
-        if had is not None and had.tag == state.tag:
+        if had is None or not reply.known:
+            state = reply.state.state()
+        elif had.tag == reply.state.tag:
             state = had
-        elif had is not None and reply.known:
-            events = had.events[: reply.known] + state.events
-            state = msgspec.structs.replace(state, events=events)
+        else:  # all that it had is known
+            state = reply.state.state(had.events)
         self._states.put(user, state)
         return state
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from genrec_model.features.vocabulary import ItemId
 from genrec_serving.ids import new_id
+from genrec_serving.users.event_log import EventLog
+from genrec_serving.users.user_event import UserEvent
 
 #: Most events of one append.
 MAX_APPEND = 1000
@@ -24,25 +25,7 @@ MAX_ID_LENGTH = 128
 TRIM = 512
 
 
-class UserEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Something that a user did.
-
-    Args:
-        event_id: chosen by the client; an event is kept once, however often it is appended.
-        item_id: may be an item that the model does not know yet.
-        action: of the data set.
-        timestamp: unix seconds.
-        value: rating or spend; kept for training, not used.
-    """
-
-    event_id: str
-    item_id: ItemId
-    action: str
-    timestamp: int
-    value: float | None = None
-
-
-class UserState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class UserState(msgspec.Struct, frozen=True, gc=False):
     """All that a store knows of one user.
 
     Args:
@@ -54,9 +37,13 @@ class UserState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
     tag: str
-    events: tuple[UserEvent, ...] = ()
+    events: EventLog = EventLog()
     horizon: int | None = None
     hides_base: bool = False
+
+    def record(self, *, known: int = 0) -> StateRecord:
+        """As it is stored or sent, without the first `known` events."""
+        return StateRecord(self.tag, self.events[known:], self.horizon, self.hides_base)
 
     def extends(self, before: UserState) -> bool:
         """Whether this is `before` with further events after its last one, so far as is known."""
@@ -66,6 +53,20 @@ class UserState(msgspec.Struct, frozen=True, array_like=True, gc=False):
             and self.hides_base == before.hides_base
             and mark_of(before).is_beginning_of(self.events)
         )
+
+
+class StateRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A `UserState` as msgpack has it."""
+
+    tag: str
+    events: list[UserEvent]
+    horizon: int | None = None
+    hides_base: bool = False
+
+    def state(self, before: EventLog | None = None) -> UserState:
+        """The state, whose events come after those of `before`. The record is not used again."""
+        events = EventLog(self.events) if before is None else before.followed_by(self.events)
+        return UserState(self.tag, events, self.horizon, self.hides_base)
 
 
 class Mark(NamedTuple):
@@ -152,19 +153,18 @@ def merge(
             fresh.append(event)
     if fresh:
         fresh.sort(key=attrgetter("timestamp"))
-        # One copy; `(*a, *b)` would be two, of thousands of events.
-        merged = state.events + tuple(fresh)
         if state.events and fresh[0].timestamp < state.events[-1].timestamp:
-            merged = tuple(sorted(merged, key=attrgetter("timestamp")))
+            merged = EventLog(sorted([*state.events, *fresh], key=attrgetter("timestamp")))
+        else:
+            merged = state.events.followed_by(fresh)
+        horizon = state.horizon
         surplus = max(len(merged) - limit, 0)
-        dropped = -(-surplus // TRIM) * TRIM
-        known.difference_update(event.event_id for event in merged[:dropped])
-        state = UserState(
-            tag=new_tag(),
-            events=merged[dropped:],
-            horizon=merged[dropped - 1].timestamp if dropped else state.horizon,
-            hides_base=state.hides_base,
-        )
+        if surplus:
+            kept_from = -(-surplus // TRIM) * TRIM
+            dropped, merged = merged[:kept_from], EventLog(merged[kept_from:])
+            known.difference_update(event.event_id for event in dropped)
+            horizon = dropped[-1].timestamp
+        state = UserState(new_tag(), merged, horizon, state.hides_base)
     return state, Appended(len(fresh), duplicates, too_old, len(state.events))
 
 

@@ -13,16 +13,9 @@ from genrec_model.features.vocabulary import ItemId, Vocabulary
 from genrec_serving.histories import IndexedHistory, ParquetHistories
 from genrec_serving.requests import MAX_AHEAD_S
 from genrec_serving.sized_lru import SizedLru
-from genrec_serving.users.events import (
-    MAX_APPEND,
-    MAX_ID_LENGTH,
-    Kept,
-    Mark,
-    UserEvent,
-    UserState,
-    mark_of,
-)
+from genrec_serving.users.events import MAX_APPEND, MAX_ID_LENGTH, Kept, Mark, UserState, mark_of
 from genrec_serving.users.store import HistoryStore
+from genrec_serving.users.user_event import UserEvent
 
 #: Events of all histories that are kept in the model's indices, 24 bytes each.
 MAX_INDEXED_EVENTS = 2_000_000

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from genrec_serving.sized_lru import SizedLru
-from genrec_serving.users.events import Mark, UserState, mark_of
+from genrec_serving.users.events import Mark, StateRecord, UserState, mark_of
 
 #: States of a user that may be asked for again. Each process that takes requests has one, which
 #: may be older than the last by as many visits as the others had meanwhile.
@@ -20,7 +18,7 @@ class SentStates:
     def __init__(self) -> None:
         self._marks: SizedLru[str, dict[str, Mark]] = SizedLru(_ALL_STATES, len)
 
-    def news(self, user: str, state: UserState, has: str | None) -> tuple[int, UserState]:
+    def news(self, user: str, state: UserState, has: str | None) -> tuple[int, StateRecord]:
         """The state without the events that somebody has, and how many these are.
 
         Args:
@@ -39,6 +37,4 @@ class SentStates:
                 del marks[next(iter(marks))]
             marks[state.tag] = mark_of(state)
             self._marks.put(user, marks)
-        if not known:
-            return 0, state
-        return known, msgspec.structs.replace(state, events=state.events[known:])
+        return known, state.record(known=known)

@@ -17,7 +17,8 @@ import msgspec
 
 from genrec_model.errors import StoreError
 from genrec_serving.sized_lru import SizedLru
-from genrec_serving.users.events import UserEvent, UserState
+from genrec_serving.users.events import UserState
+from genrec_serving.users.user_event import UserEvent
 
 #: `base` is the tag of the state that the events came after: those of another one do not count.
 #: `users` has an index of its own: to find an id among rows that hold states, as in a table without
@@ -98,6 +99,13 @@ class Held(NamedTuple):
     state: UserState
 
 
+class _Known(NamedTuple):
+    """What the file had, at a version of it, where that is known."""
+
+    held: Held
+    version: int | None
+
+
 class States:
     """Reads and writes states, over connections that may belong to several threads.
 
@@ -116,23 +124,39 @@ class States:
         self._encode = encode
         self._decode = decode
         self._encode_events = msgspec.msgpack.Encoder().encode
-        self._decode_events = msgspec.msgpack.Decoder(tuple[UserEvent, ...]).decode
+        self._decode_events = msgspec.msgpack.Decoder(list[UserEvent]).decode
         self._lock = threading.Lock()
-        self._known: SizedLru[str, Held] = SizedLru(most, lambda held: len(held.state.events))
+        self._known: SizedLru[str, _Known] = SizedLru(
+            most, lambda known: len(known.held.state.events)
+        )
 
     def tag(self, connection: sqlite3.Connection, user: str) -> str | None:
         """Tag of a user's state."""
         row = connection.execute(_TAG, (user,)).fetchone()
         return None if row is None else str(row[0])
 
-    def read(self, connection: sqlite3.Connection, user: str) -> Held | None:
+    def version(self, connection: sqlite3.Connection) -> int:
+        """Another number once somebody else has written, asked in a transaction that reads."""
+        return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def read(
+        self, connection: sqlite3.Connection, user: str, *, version: int | None = None
+    ) -> Held | None:
         """A user's state, in a transaction that sees no others' writing.
+
+        Args:
+            connection: that reads.
+            user: their id.
+            version: of the file, for this connection; None to look at the file in any case.
 
         Raises:
             StoreError: it cannot be read.
         """
         with self._lock:
-            held = self._known.get(user)
+            known = self._known.get(user)
+        if known is not None and known.version is not None and known.version == version:
+            return known.held
+        held = None if known is None else known.held
         rows = self._added(connection, user, 0 if held is None else held.number)
         if not rows:
             return None
@@ -145,10 +169,12 @@ class States:
         _, number, tag, some = rows[-1]
         if some is not None:
             try:
-                fresh = tuple(event for row in rows for event in self._decode_events(row[3]))
+                fresh = [event for row in rows for event in self._decode_events(row[3])]
             except msgspec.MsgspecError as error:
                 raise StoreError(f"user store sqlite: events cannot be read ({error})") from error
-            state = msgspec.structs.replace(held.state, tag=tag, events=held.state.events + fresh)
+            state = msgspec.structs.replace(
+                held.state, tag=tag, events=held.state.events.followed_by(fresh)
+            )
             held = Held(held.base, number, state)
         return held
 
@@ -201,13 +227,19 @@ class States:
         with self._lock:
             return user in self._known
 
-    def know(self, user: str, held: Held | None) -> None:
-        """Keep what the file has, once that is sure: after the transaction."""
+    def know(self, user: str, held: Held | None, *, version: int | None = None) -> None:
+        """Keep what the file has, once that is sure: after the transaction.
+
+        Args:
+            user: their id.
+            held: what the file has.
+            version: at which it was so, where that is known; of one connection's, always.
+        """
         with self._lock:
             if held is None:
                 self._known.pop(user)
             else:
-                self._known.put(user, held)
+                self._known.put(user, _Known(held, version))
 
     @staticmethod
     def _added(connection: sqlite3.Connection, user: str, number: int) -> list[Any]:

@@ -162,14 +162,16 @@ class SqliteStore(StateStore):
         for write in batch:
             writes_of.setdefault(write.user, []).append(write)
         with _transaction(self._writer, "DEFERRED"):
-            plans = [self._plan(user, writes) for user, writes in writes_of.items()]
+            # Where nobody else wrote there is nothing to read.
+            version = self._states.version(self._writer)
+            plans = [self._plan(user, writes, version) for user, writes in writes_of.items()]
         found = {plan.user: plan.before for plan in plans}
         changes = [plan for plan in plans if not plan.changes_nothing]
         if changes:
             with self._my_turn(), _transaction(self._writer, "IMMEDIATE"):
                 found |= {plan.user: self._write(plan) for plan in changes}
         for user, held in found.items():
-            self._states.know(user, held)
+            self._states.know(user, held, version=version)
 
     @contextmanager
     def _my_turn(self) -> Iterator[None]:
@@ -179,9 +181,9 @@ class SqliteStore(StateStore):
         finally:
             fcntl.flock(self._turn, fcntl.LOCK_UN)
 
-    def _plan(self, user: str, writes: list[_Write]) -> _Plan:
+    def _plan(self, user: str, writes: list[_Write], version: int | None = None) -> _Plan:
         """Make a user's changes to what the file has, within a transaction."""
-        before = self._states.read(self._writer, user)
+        before = self._states.read(self._writer, user, version=version)
         after = None if before is None else before.state
         for write in writes:
             after, write.outcome = write.change(after)

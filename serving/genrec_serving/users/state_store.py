@@ -9,9 +9,10 @@ from typing import TypeVar
 import msgspec
 
 from genrec_model.errors import StoreError
-from genrec_serving.users.events import Appended, UserEvent, UserState, merge, new_tag
+from genrec_serving.users.events import Appended, StateRecord, UserState, merge, new_tag
 from genrec_serving.users.known_ids import KnownIds
 from genrec_serving.users.store import HistoryStore
+from genrec_serving.users.user_event import UserEvent
 
 Result = TypeVar("Result")
 #: From a user's state, None where there is none, to the next state and a result. It may be called
@@ -30,7 +31,7 @@ class StateStore(HistoryStore):
         super().__init__(events_per_user=events_per_user)
         self._ids = KnownIds()
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(UserState)
+        self._decoder = msgspec.msgpack.Decoder(StateRecord)
 
     async def append_and_read(
         self, user: str, events: Sequence[UserEvent]
@@ -75,7 +76,7 @@ class StateStore(HistoryStore):
 
     def _encode(self, state: UserState) -> bytes:
         """As it is stored."""
-        return self._encoder.encode(state)
+        return self._encoder.encode(state.record())
 
     def _decode(self, state: bytes) -> UserState:
         """The reverse.
@@ -84,6 +85,6 @@ class StateStore(HistoryStore):
             StoreError: it cannot be read.
         """
         try:
-            return self._decoder.decode(state)
+            return self._decoder.decode(state).state()
         except msgspec.MsgspecError as error:
             raise StoreError(f"user store {self.name}: a state cannot be read ({error})") from error

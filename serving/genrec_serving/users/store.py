@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from genrec_serving.users.events import Appended, UserEvent, UserState
+from genrec_serving.users.events import Appended, UserState
+from genrec_serving.users.user_event import UserEvent
 
 
 class HistoryStore(ABC):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from genrec_serving.users.events import Appended, UserEvent, UserState
+from genrec_serving.users.events import Appended, StateRecord
+from genrec_serving.users.user_event import UserEvent
 
 
 class _Question(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
@@ -23,7 +24,7 @@ class Append(_Question, frozen=True, array_like=True, tag=True, gc=False):
     """
 
     user: str
-    events: tuple[UserEvent, ...]
+    events: list[UserEvent]
     has: str | None
 
 
@@ -67,7 +68,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
     id: int
-    state: UserState | None = None
+    state: StateRecord | None = None
     known: int = 0
     appended: Appended | None = None
     tag: str | None = None

@@ -16,7 +16,7 @@ from genrec_serving.fronts.store_child import StoreChild
 from genrec_serving.fronts.supervisor import Supervisor
 from genrec_serving.server_options import ServerOptions
 from genrec_serving.users.connected_store import ConnectedStore
-from genrec_serving.users.events import UserEvent
+from genrec_serving.users.user_event import UserEvent
 
 pytestmark = pytest.mark.slow
 

@@ -13,13 +13,13 @@ import pytest
 import redis
 
 from genrec_serving.users.connected_store import ConnectedStore
-from genrec_serving.users.events import UserEvent
 from genrec_serving.users.memory_store import MemoryStore
 from genrec_serving.users.redis_store import RedisStore
 from genrec_serving.users.sqlite_store import SqliteStore
 from genrec_serving.users.store import HistoryStore
 from genrec_serving.users.store_door import open_door
 from genrec_serving.users.store_wire import Reply
+from genrec_serving.users.user_event import UserEvent
 
 #: Small, so that tests reach it: two times `TRIM`.
 LIMIT = 1024

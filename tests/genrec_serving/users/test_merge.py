@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_model.features.rows import window_start
-from genrec_serving.users.events import TRIM, UserEvent, UserState, merge
+from genrec_serving.users.events import TRIM, UserState, merge
+from genrec_serving.users.user_event import UserEvent
 
 
 def event(name: str, time: int) -> UserEvent:
