@@ -39,7 +39,7 @@ class AccessSettings:
     slow_half_life: float = 20.0
     step: float = 1.0
     min_step: int = 256
-    sample: int = 64
+    sample: int = 256
     memory: float = 0.97
     trust: float = 1000.0
 
