@@ -16,6 +16,8 @@ FP8 = torch.float8_e4m3fn
 LARGEST = float(torch.finfo(FP8).max)
 #: The first GPUs that know the type.
 CAPABILITY = (8, 9)
+#: Why others cannot be forced to.
+LACKS_FP8 = f"float8 needs a GPU of compute capability {CAPABILITY[0]}.{CAPABILITY[1]}"
 
 
 def check_scales(kv_pages: Tensor, kv_scales: Tensor | None) -> None:
@@ -37,6 +39,11 @@ def check_scales(kv_pages: Tensor, kv_scales: Tensor | None) -> None:
             f"kv_scales must be float32 [2, {num_heads}], not {kv_scales.dtype} "
             f"{list(kv_scales.shape)}"
         )
+
+
+def knows_fp8(device: torch.device) -> bool:
+    """Whether Triton can read and write such pages there; its interpreter can."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
 def narrow(x: Tensor, scales: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend
-from genrec_kernels.fp8_pages import check_scales
+from genrec_kernels.fp8_pages import FP8, LACKS_FP8, check_scales, knows_fp8
 from genrec_kernels.reference.page_write import page_write as page_write_reference
 
 
@@ -76,9 +76,14 @@ def _page_write(
     kv_scales: Tensor | None,
     backend: str | None,
 ) -> None:
-    whole_rows = kv_pages.stride(3) == 1
-    offered: tuple[Backend, ...] = ("triton", "reference") if whole_rows else ("reference",)
-    if choose_backend("page_write", k.device, offered, forced=backend) == "reference":
+    offered: tuple[Backend, ...] = ("reference",)
+    lacking: dict[Backend, str] = {}
+    if kv_pages.dtype == FP8 and not knows_fp8(k.device):
+        lacking["triton"] = LACKS_FP8
+    elif kv_pages.stride(3) == 1:
+        offered = ("triton", "reference")
+    chosen = choose_backend("page_write", k.device, offered, forced=backend, lacking=lacking)
+    if chosen == "reference":
         page_write_reference(
             k, v, slots, kv_pages=kv_pages, timestamps=timestamps,
             timestamp_pages=timestamp_pages, kv_scales=kv_scales,

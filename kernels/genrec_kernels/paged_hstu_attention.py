@@ -18,7 +18,7 @@ from genrec_kernels.current_device import on_device_of
 from genrec_kernels.cutlass.hstu_attention import reads_by_tma
 from genrec_kernels.cutlass.paged_hstu_attention import pays, unsupported
 from genrec_kernels.dispatch import Backend, choose_backend
-from genrec_kernels.fp8_pages import CAPABILITY, FP8, check_scales
+from genrec_kernels.fp8_pages import FP8, LACKS_FP8, check_scales, knows_fp8
 from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.triton.paged_plan import make_plan
@@ -179,9 +179,9 @@ def _choose(
     offered: tuple[Backend, ...] = ("reference",)
     lacking: dict[Backend, str] = {}
     known = sizes.dtype in DTYPES and kv_pages.dtype in (*DTYPES, FP8)
-    if kv_pages.dtype == FP8 and not _knows_fp8(device):
+    if kv_pages.dtype == FP8 and not knows_fp8(device):
         known = False
-        lacking["triton"] = f"float8 needs compute capability {CAPABILITY[0]}.{CAPABILITY[1]}"
+        lacking["triton"] = LACKS_FP8
     if known and sizes.head_dim <= MAX_HEAD_DIM and kv_pages.stride(3) == 1:
         offered = ("triton", "reference")
         problem = unsupported(sizes)
@@ -197,10 +197,6 @@ def _choose(
         else:
             offered = ("triton", "cutlass", "reference")
     return choose_backend("paged_hstu_attention", device, offered, forced=forced, lacking=lacking)
-
-
-def _knows_fp8(device: torch.device) -> bool:
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
 class _Gpu(TypedDict):

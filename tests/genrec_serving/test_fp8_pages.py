@@ -55,7 +55,7 @@ def test_scales_are_of_the_model_and_leave_room(served_artifact) -> None:
 def test_a_gpu_that_lacks_the_type_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
-    with pytest.raises(ConfigError, match=r"capability 8.9: A100 is older"):
+    with pytest.raises(ConfigError, match=r"capability 8\.9, and A100 is older"):
         check_device(torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     check_device(torch.device("cuda"))

@@ -32,10 +32,10 @@ class EventLog(Sequence[UserEvent]):
     def followed_by(self, events: Sequence[UserEvent]) -> EventLog:
         """This log with further events after it."""
         with _EXTENDING:
-            if len(self._shared) == self._stop:
+            if self._stop and len(self._shared) == self._stop:
                 self._shared.extend(events)
                 after = EventLog(self._shared)
-            else:  # it was followed by others before
+            else:  # it was followed by others before, or is nobody's yet
                 after = EventLog([*self, *events])
         return after
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_kernels.fp8_pages import CAPABILITY, LARGEST
+from genrec_kernels.fp8_pages import LACKS_FP8, LARGEST, knows_fp8
 from genrec_kernels.hstu_attention import hstu_attention
 from genrec_model.errors import ConfigError
 from genrec_model.features.reserved import NUM_RESERVED, NUM_RESERVED_ACTIONS
@@ -34,10 +34,9 @@ def check_device(device: torch.device) -> None:
     Raises:
         ConfigError: it is older than Ada (compute capability 8.9).
     """
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
+    if not knows_fp8(device):
         raise ConfigError(
-            f"pages in fp8 need a GPU of compute capability {CAPABILITY[0]}.{CAPABILITY[1]}: "
-            f"{torch.cuda.get_device_name(device)} is older; leave --fp8-pages out"
+            f"--fp8-pages: {LACKS_FP8}, and {torch.cuda.get_device_name(device)} is older"
         )
 
 
