@@ -1,5 +1,5 @@
 """The paged CUTLASS kernels on a machine without a GPU, as in `test_cutlass_attention.py`;
-`paged_cases.py` runs them on a Hopper GPU."""
+`paged_compiled_cases.py` runs them on a Hopper GPU."""
 
 from __future__ import annotations
 

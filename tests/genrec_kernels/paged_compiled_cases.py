@@ -1,0 +1,94 @@
+"""The CUTLASS kernels of paged attention against their plain twin.
+
+Not collected by itself, see `test_triton_kernels.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from genrec_kernels.dispatch import BackendUnavailable, backend_problem
+from genrec_kernels.paged_hstu_attention import paged_hstu_attention
+
+from .paged_inputs import (
+    LAYOUTS,
+    ON_GPU,
+    Case,
+    make_case,
+    poison,  # noqa: F401  # a fixture
+)
+
+CUTLASS_PROBLEM = "it needs an NVIDIA GPU"
+if ON_GPU:
+    CUTLASS_PROBLEM = str(backend_problem("cutlass", torch.device("cuda", 0)) or "")
+needs_cutlass = pytest.mark.skipif(CUTLASS_PROBLEM != "", reason=CUTLASS_PROBLEM)
+
+
+def run_compiled(case: Case, **options: object) -> Tensor:
+    return paged_hstu_attention(**case.rows, **case.options, backend="cutlass", **options)
+
+
+@needs_cutlass
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("bias", ["none", "own", "same"])
+@pytest.mark.parametrize("width", [64, 128, 256])
+@pytest.mark.parametrize("page", [16, 48, 64])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_compiled_equals_the_twin(
+    layout: list[tuple[int, int]], page: int, width: int, bias: str
+) -> None:
+    case = make_case(
+        layout, dtype=torch.bfloat16, page=page, width=width, with_bias=bias != "none",
+        candidates=bias == "same",
+    )  # fmt: skip
+    most = max(new for _, new in layout), max(cached for cached, _ in layout)
+    for max_new_rows, max_keys in (most, (None, None)):
+        case.check(
+            run_compiled(
+                case, same_bias=bias == "same", max_new_rows=max_new_rows, max_keys=max_keys
+            )
+        )
+
+
+@needs_cutlass
+@pytest.mark.parametrize("page", [32, 80, 192])
+def test_compiled_half_precision_and_large_pages(page: int) -> None:
+    case = make_case([(700, 90), (129, 3)], dtype=torch.float16, page=page, width=64)
+    case.check(run_compiled(case))
+
+
+@needs_cutlass
+@pytest.mark.parametrize("page", [16, 64])
+def test_compiled_on_layouts_of_pages(page: int) -> None:
+    """Heads beside rows, as some versions of vLLM lay pages out."""
+    case = make_case([(700, 90), (129, 3)], dtype=torch.bfloat16, page=page, width=128)
+    beside = case.kv_pages.transpose(1, 2).contiguous().transpose(1, 2)
+    case.check(run_compiled(replace(case, kv_pages=beside)))
+
+
+@needs_cutlass
+@pytest.mark.parametrize("page", [16, 64])
+def test_compiled_follows_the_lengths_in_a_graph(page: int) -> None:
+    case = make_case(
+        [(600, 100), (500, 80)], dtype=torch.bfloat16, page=page, width=64, candidates=True
+    )
+    options = {"same_bias": True, "max_new_rows": 100, "max_keys": 640}
+    run_compiled(case, **options)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run_compiled(case, **options)
+    for shorter in (0, 37, 300):
+        case.key_limits.sub_(shorter).clamp_(min=0)
+        graph.replay()
+        case.check(out)
+
+
+@needs_cutlass
+def test_compiled_refuses_with_a_reason() -> None:
+    case = make_case([(20, 3)], dtype=torch.bfloat16, page=24, width=64)
+    with pytest.raises(BackendUnavailable, match="pages of a multiple of 16 rows"):
+        run_compiled(case)
