@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from genrec_kernels.ptx_emulator.arithmetic import Lanes
 from genrec_kernels.ptx_emulator.block import LANES, Blocked
 from genrec_kernels.ptx_emulator.program import Instruction, PtxError
-
-if TYPE_CHECKING:
-    from genrec_kernels.ptx_emulator.warp import Warp
+from genrec_kernels.ptx_emulator.warp_state import WarpState
 
 
-def barrier(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+def barrier(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
     """``bar.sync``: until so many threads are there."""
     if not lanes.all():
         raise PtxError("bar.sync by a part of a warp")
@@ -38,7 +34,7 @@ def barrier(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
     raise Blocked
 
 
-def memory_barrier(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+def memory_barrier(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
     """``mbarrier``: init, arrive, try_wait."""
     op = instruction.op
     shared = warp.block.shared

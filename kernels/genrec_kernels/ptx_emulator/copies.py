@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -10,12 +10,10 @@ from genrec_kernels.ptx_emulator.arithmetic import Lanes
 from genrec_kernels.ptx_emulator.memory import TensorMap
 from genrec_kernels.ptx_emulator.program import Instruction, PtxError
 from genrec_kernels.ptx_emulator.registers import items
-
-if TYPE_CHECKING:
-    from genrec_kernels.ptx_emulator.warp import Warp
+from genrec_kernels.ptx_emulator.warp_state import WarpState
 
 
-def copy_bulk(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+def copy_bulk(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
     """``cp.async.bulk``: boxes of tensors (TMA), or bytes in a row."""
     if instruction.op[:3] != ("cp", "async", "bulk"):
         raise PtxError(f"unknown instruction {instruction.name}")
@@ -45,7 +43,7 @@ def copy_bulk(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
         warp.machine.copies.append(copy)
 
 
-def _copy_bytes(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+def _copy_bytes(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
     """Bytes in a row."""
     target, source, count, barrier_at = instruction.operands
     shared = warp.block.shared
@@ -67,7 +65,7 @@ def _copy_bytes(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
         warp.machine.copies.append(copy)
 
 
-def map_address(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+def map_address(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
     """``mapa``: an address in another block of the cluster."""
     target, source, _ = instruction.operands  # clusters are of one block
     warp.registers.write(target, warp.registers.read(source, "u32"), lanes)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from genrec_kernels.ptx_emulator.arithmetic import TYPES, Lanes
 from genrec_kernels.ptx_emulator.block import LANES
 from genrec_kernels.ptx_emulator.program import Instruction, PtxError
 from genrec_kernels.ptx_emulator.registers import items
-
-if TYPE_CHECKING:
-    from genrec_kernels.ptx_emulator.warp import Warp
+from genrec_kernels.ptx_emulator.warp_state import WarpState
 
 
-def load(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+def load(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
     """``ld``: of any space."""
     kind = instruction.op[-1]
     size = TYPES[kind].itemsize
@@ -29,7 +25,7 @@ def load(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
         warp.registers.write(name, value.view(TYPES[kind]), lanes)
 
 
-def store(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+def store(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
     """``st``: of any space."""
     kind = instruction.op[-1]
     address = warp.registers.address(instruction.operands[0])
@@ -39,7 +35,7 @@ def store(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
         _bytes(warp, instruction.op[1], int(address[lane]), raw.size)[:] = raw
 
 
-def atomic_add(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+def atomic_add(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
     """``atom.add``, in global memory."""
     kind = instruction.op[-1]
     target, where, value = instruction.operands
@@ -54,7 +50,7 @@ def atomic_add(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
     warp.registers.write(target, old, lanes)
 
 
-def _bytes(warp: Warp, space: str, address: int, size: int) -> Lanes:
+def _bytes(warp: WarpState, space: str, address: int, size: int) -> Lanes:
     """What an address names, to be read or written."""
     if space.startswith("shared"):
         return warp.block.shared.at(address, size)

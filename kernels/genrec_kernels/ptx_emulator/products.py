@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from genrec_kernels.ptx_emulator.arithmetic import Lanes
 from genrec_kernels.ptx_emulator.block import LANES
 from genrec_kernels.ptx_emulator.program import Instruction, PtxError
 from genrec_kernels.ptx_emulator.registers import items
+from genrec_kernels.ptx_emulator.warp_state import WarpState
 from genrec_kernels.ptx_emulator.wgmma import (
     accumulators_to_rows,
     load_operand,
@@ -19,9 +19,6 @@ from genrec_kernels.ptx_emulator.wgmma import (
     rows_to_accumulators,
     shape_of,
 )
-
-if TYPE_CHECKING:
-    from genrec_kernels.ptx_emulator.warp import Warp
 
 
 class Products:
@@ -32,7 +29,7 @@ class Products:
         self._issued: list[Callable[[], None]] = []
         self._groups: deque[list[Callable[[], None]]] = deque()
 
-    def execute(self, warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+    def execute(self, warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
         """``wgmma``: a product, fence, commit_group, wait_group."""
         if not lanes.all():
             raise PtxError("wgmma by a part of a warp")
@@ -56,7 +53,7 @@ class Products:
                 self._issued = []
 
 
-def _product(warp: Warp, instruction: Instruction) -> None:
+def _product(warp: WarpState, instruction: Instruction) -> None:
     columns, depth = shape_of(instruction.op)
     element = instruction.op[-1]
     shared = warp.block.shared

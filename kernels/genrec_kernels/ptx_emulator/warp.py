@@ -14,8 +14,8 @@ from genrec_kernels.ptx_emulator.copies import copy_bulk, map_address
 from genrec_kernels.ptx_emulator.memory_instructions import atomic_add, load, store
 from genrec_kernels.ptx_emulator.products import Products
 from genrec_kernels.ptx_emulator.program import Instruction, PtxError
-from genrec_kernels.ptx_emulator.registers import Registers
 from genrec_kernels.ptx_emulator.warp_instructions import ballot, elect, reduce, shuffle
+from genrec_kernels.ptx_emulator.warp_state import WarpState
 
 
 @dataclass
@@ -27,21 +27,12 @@ class _Path:
     lanes: Lanes
 
 
-class Warp:
-    """32 threads of a block.
-
-    What its instructions use: `registers`; `products` under way; `spun`, whether a wait in a loop
-    just failed; `barrier_turn`, of the named barriers that it waits at.
-    """
+class Warp(WarpState):
+    """Runs the threads' instructions; `products` are those under way."""
 
     def __init__(self, machine: Machine, block: Block, index: int):
-        self.machine = machine
-        self.block = block
-        self.index = index
-        self.registers = Registers(machine, block, index)
+        super().__init__(machine, block, index)
         self.products = Products()
-        self.spun = False
-        self.barrier_turn: dict[int, int] = {}
         end = len(machine.program.instructions)
         self._paths = [_Path(0, end, np.ones(LANES, bool))]
 
@@ -132,7 +123,7 @@ class Warp:
         self.registers.write(target, np.asarray(found).astype(TYPES[result_type(op)]), lanes)
 
 
-_INSTRUCTIONS: dict[str, Callable[[Warp, Instruction, Lanes], None]] = {
+_INSTRUCTIONS: dict[str, Callable[[WarpState, Instruction, Lanes], None]] = {
     "ld": load,
     "st": store,
     "atom": atomic_add,

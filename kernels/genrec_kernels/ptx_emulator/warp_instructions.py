@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from genrec_kernels.ptx_emulator.arithmetic import Lanes
 from genrec_kernels.ptx_emulator.block import LANES
 from genrec_kernels.ptx_emulator.program import Instruction, PtxError
-
-if TYPE_CHECKING:
-    from genrec_kernels.ptx_emulator.warp import Warp
+from genrec_kernels.ptx_emulator.warp_state import WarpState
 
 
-def shuffle(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+def shuffle(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
     """``shfl``: idx and bfly."""
     target, source, lane, *_ = instruction.operands
     from_lane = warp.registers.read(lane, "u32") % LANES
@@ -25,7 +23,7 @@ def shuffle(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
     warp.registers.write(target.split("|")[0], warp.registers.read(source, "b32")[from_lane], lanes)
 
 
-def reduce(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+def reduce(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
     """``redux.sync``."""
     if not lanes.all():
         raise PtxError("redux.sync by a part of a warp")
@@ -35,7 +33,7 @@ def reduce(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
     warp.registers.write(instruction.operands[0], result, lanes)
 
 
-def ballot(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+def ballot(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
     """``vote.sync.ballot``."""
     if not lanes.all() or "ballot" not in instruction.op:
         raise PtxError(f"{instruction.name} by a part of a warp, or not known")
@@ -44,7 +42,7 @@ def ballot(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
     warp.registers.write(instruction.operands[0], np.full(LANES, bits, np.uint32), lanes)
 
 
-def elect(warp: Warp, instruction: Instruction, lanes: Lanes) -> None:
+def elect(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
     """``elect.sync``: the first lane."""
     if not lanes.all():
         raise PtxError("elect.sync by a part of a warp")
