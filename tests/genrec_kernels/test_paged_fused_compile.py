@@ -73,12 +73,26 @@ def test_paged_attention(rows: int, keys: int, page: int, tma: bool, bias: bool)
         paged_hstu_kernels.attend,
         types={"kv_desc": f"tensordesc<bf16[{keys}, 64]>" if tma else "*bf16"},
         HEAD_DIM=64, BLOCK_DIM=64, BLOCK_ROWS=rows, BLOCK_KEYS=keys, PAGE=page, PACKED=not tma,
-        HAS_BIAS=bias, SHORT=True, FAST=True, UPCAST=False, ASM=True, TMA=tma, PDL=tma, STAGES=2,
+        HAS_BIAS=bias, SCALED=False, SHORT=True, FAST=True, UPCAST=False, ASM=True, TMA=tma,
+        PDL=tma, STAGES=2,
     )  # fmt: skip
     assert compiled.asm["cubin"]
     assert ("wgmma.mma_async" in compiled.asm["ptx"]) == (rows >= 64)
     assert ("cp.async.bulk.tensor" in compiled.asm["ptx"]) == tma
     assert compiled.metadata.shared <= 227 * 1024
+
+
+def test_paged_attention_of_eight_bits() -> None:
+    compiled = compile_for_hopper(
+        paged_hstu_kernels.attend,
+        types={"kv_ptr": "*fp8e4nv", "kv_desc": "*fp8e4nv", "scales_ptr": "*fp32"},
+        HEAD_DIM=64, BLOCK_DIM=64, BLOCK_ROWS=64, BLOCK_KEYS=64, PAGE=64, PACKED=False,
+        HAS_BIAS=True, SCALED=True, SHORT=True, FAST=True, UPCAST=False, ASM=True, TMA=False,
+        PDL=True, STAGES=2,
+    )  # fmt: skip
+    assert compiled.asm["cubin"]
+    assert "wgmma.mma_async" in compiled.asm["ptx"]
+    assert "e4m3x2" in compiled.asm["ptx"]
 
 
 def test_helpers_of_paged_attention() -> None:
@@ -90,12 +104,16 @@ def test_helpers_of_paged_attention() -> None:
     ]
 
 
-def test_page_write() -> None:
-    assert compile_for_hopper(
+@pytest.mark.parametrize("scaled", [False, True])
+def test_page_write(scaled: bool) -> None:
+    compiled = compile_for_hopper(
         page_write._write,
+        types={"kv_ptr": "*fp8e4nv", "scales_ptr": "*fp32"} if scaled else None,
         NUM_HEADS=3, BLOCK_HEADS=4, HEAD_DIM=64, BLOCK_DIM=64, BLOCK_ROWS=4, PAGE=64,
-        HAS_TIMES=True,
-    ).asm["cubin"]  # fmt: skip
+        HAS_TIMES=True, SCALED=scaled,
+    )  # fmt: skip
+    assert compiled.asm["cubin"]
+    assert ("e4m3x2" in compiled.asm["ptx"]) == scaled
 
 
 def test_norm_gate() -> None:
