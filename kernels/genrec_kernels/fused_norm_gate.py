@@ -1,4 +1,4 @@
-"""``LayerNorm(A·v) ⊙ u``, what HSTU does between attention and its output projection.
+"""The two norms of an HSTU layer: at its head, and before its output projection, times u.
 
 Letters in shapes: R rows, W width.
 """
@@ -62,6 +62,39 @@ def norm_gate(
     return out_RW.view(x.shape)  # type: ignore[no-any-return]
 
 
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-6, backend: Backend | None = None
+) -> Tensor:
+    """``LayerNorm(x)``, computed in float32. It has no gradient: for inference.
+
+    Args:
+        x: float [..., W]; any strides.
+        weight, bias: float [W].
+        eps: added to the variance.
+        backend: force one of `triton`, `reference`.
+
+    Returns:
+        float [..., W], in the dtype of `x`.
+
+    Raises:
+        ValueError: shapes do not fit together.
+        BackendUnavailable: the forced backend cannot run.
+    """
+    width = x.shape[-1]
+    if weight.shape != (width,) or bias.shape != (width,):
+        raise ValueError(
+            "x must be [..., W], weight and bias [W], not "
+            + ", ".join(str(list(t.shape)) for t in (x, weight, bias))
+        )
+    if not torch.compiler.is_compiling():
+        chosen = choose_backend("layer_norm", x.device, _offered(x), forced=backend)
+        if chosen == "reference":
+            return F.layer_norm(x, (width,), weight, bias, eps)
+        backend = chosen
+    out_RW: Tensor = torch.ops.genrec.layer_norm(x.reshape(-1, width), weight, bias, eps, backend)
+    return out_RW.view(x.shape)
+
+
 def _offered(x: Tensor) -> tuple[Backend, ...]:
     fits = x.dtype in _TRITON_DTYPES and x.shape[-1] <= _MAX_TRITON_WIDTH
     return ("triton", "reference") if fits else ("reference",)
@@ -91,6 +124,23 @@ def _norm_gate(
 def _fake(x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     statistic = x.new_empty(x.shape[:1], dtype=torch.promote_types(x.dtype, torch.float32))
     return x.new_empty(x.shape), statistic, torch.empty_like(statistic)
+
+
+@torch.library.custom_op("genrec::layer_norm", mutates_args=())
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, backend: str | None) -> Tensor:
+    if choose_backend("layer_norm", x.device, _offered(x), forced=backend) == "reference":
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    from genrec_kernels.triton import fused_norm_gate
+
+    with on_device_of(x):
+        return fused_norm_gate.layer_norm(
+            contiguous_rows(x), weight.contiguous(), bias.contiguous(), eps
+        )
+
+
+@_layer_norm.register_fake
+def _fake_layer_norm(x: Tensor, *_: object) -> Tensor:
+    return x.new_empty(x.shape)
 
 
 @torch.library.custom_op("genrec::norm_gate_backward", mutates_args=())

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genrec_kernels import top_k as module
-from genrec_kernels.fused_norm_gate import norm_gate
-from genrec_kernels.linear_silu import linear_silu
+from genrec_kernels.fused_linear import linear_add, linear_silu
+from genrec_kernels.fused_norm_gate import layer_norm, norm_gate
 from genrec_kernels.top_k import top_k
 
 ON_GPU = torch.cuda.is_available()
@@ -66,13 +66,20 @@ def test_norm_gate_is_registered_well() -> None:
     [(1, 8, 8), (33, 24, 40), (17, 64, 136)]
     + [(1, 1024, 4096), (131, 512, 2048), (5000, 512, 2048), (40_000, 1024, 4096)] * ON_GPU,
 )
-def test_linear_silu(
-    monkeypatch: pytest.MonkeyPatch, rows: int, width: int, columns: int, dtype: torch.dtype
+@pytest.mark.parametrize("adds", [False, True], ids=["silu", "add"])
+def test_linear(
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+    width: int,
+    columns: int,
+    dtype: torch.dtype,
+    adds: bool,
 ) -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(rows, width, generator=g).to(DEVICE, dtype)
     weight = (torch.randn(columns, width, generator=g) / width**0.5).to(DEVICE, dtype)
     bias = torch.randn(columns, generator=g).to(DEVICE, dtype)
+    residual = torch.randn(rows, columns, generator=g).to(DEVICE, dtype)
     empty = torch.empty
 
     def poisoned(*args, **kwargs):
@@ -80,22 +87,59 @@ def test_linear_silu(
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "empty", poisoned)
-        out = linear_silu(x, weight, bias, backend="triton")
-    expected = F.silu(F.linear(x.double(), weight.double(), bias.double()))
+        if adds:
+            out = linear_add(x, weight, bias, residual, backend="triton")
+        else:
+            out = linear_silu(x, weight, bias, backend="triton")
+    product = F.linear(x.double(), weight.double(), bias.double())
+    expected = product + residual.double() if adds else F.silu(product)
     assert out.dtype == dtype
     assert relative(out, expected) <= TOLERANCE[dtype]
 
 
-def test_linear_silu_keeps_the_shape_before_the_last_axis() -> None:
+def test_linear_keeps_the_shape_before_the_last_axis() -> None:
     x, weight, bias = (torch.randn(shape) for shape in ((2, 3, 8), (16, 8), (16,)))
-    assert torch.equal(linear_silu(x, weight, bias), F.silu(F.linear(x, weight, bias)))
+    residual = torch.randn(2, 3, 16)
+    product = F.linear(x, weight, bias)
+    assert torch.equal(linear_silu(x, weight, bias), F.silu(product))
     assert linear_silu(x[:0], weight, bias).shape == (0, 3, 16)
+    assert torch.equal(linear_add(x, weight, bias, residual), residual + product)
+    assert linear_add(x[:0], weight, bias, residual[:0]).shape == (0, 3, 16)
 
 
-def test_linear_silu_is_registered_well() -> None:
+def test_linear_is_registered_well() -> None:
+    ops = torch.ops.genrec
     for backend, dtype in (("triton", torch.float16), ("reference", torch.float32)):
         x, weight, bias = (torch.randn(shape).to(DEVICE, dtype) for shape in ((5, 8), (16, 8), 16))
-        torch.library.opcheck(torch.ops.genrec.linear_silu.default, (x, weight, bias, backend))
+        torch.library.opcheck(ops.linear_silu.default, (x, weight, bias, backend))
+        residual = torch.randn(5, 16).to(DEVICE, dtype)
+        torch.library.opcheck(ops.linear_add.default, (x, weight, bias, residual, backend))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", [(1, 8), (37, 500), (5, 1024), (2, 0, 64), (2, 3, 64)], ids=str)
+def test_layer_norm(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    # Rows of a wider tensor: not contiguous.
+    x = torch.randn(*shape[:-1], 3 * shape[-1], generator=g).to(DEVICE, dtype)[..., : shape[-1]]
+    weight, bias = (torch.randn(shape[-1], generator=g).to(DEVICE, dtype) for _ in range(2))
+    empty = torch.empty
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+        out = layer_norm(x, weight, bias, backend="triton")
+    assert out.dtype == dtype
+    assert out.shape == x.shape
+    if out.numel():
+        expected = F.layer_norm(x.double(), shape[-1:], weight.double(), bias.double(), 1e-6)
+        assert relative(out, expected) <= TOLERANCE[dtype]
+
+
+def test_layer_norm_is_registered_well() -> None:
+    for backend, dtype in (("triton", torch.float16), ("reference", torch.float32)):
+        x, weight, bias = (torch.randn(shape).to(DEVICE, dtype) for shape in ((5, 8), 8, 8))
+        torch.library.opcheck(torch.ops.genrec.layer_norm.default, (x, weight, bias, 1e-6, backend))
 
 
 def check_top_k(

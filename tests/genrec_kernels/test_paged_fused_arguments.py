@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genrec_kernels import reference
-from genrec_kernels.fused_norm_gate import norm_gate
+from genrec_kernels.fused_linear import linear_add, linear_silu
+from genrec_kernels.fused_norm_gate import layer_norm, norm_gate
 from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.top_k import top_k
@@ -87,6 +88,50 @@ def test_norm_gate() -> None:
     torch.testing.assert_close(compiled(*leaves), expected)
     with pytest.raises(ValueError, match=r"\[\.\.\., W\]"):
         norm_gate(x, u, weight[:4], bias)
+
+
+def test_layer_norm() -> None:
+    x, weight, bias = torch.randn(2, 3, 8), torch.randn(8), torch.randn(8)
+    expected = F.layer_norm(x, (8,), weight, bias, 1e-6)
+    assert torch.equal(layer_norm(x, weight, bias), expected)
+    compiled = torch.compile(layer_norm, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x, weight, bias), expected)
+    with pytest.raises(ValueError, match=r"weight and bias \[W\]"):
+        layer_norm(x, weight[:4], bias)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight": torch.zeros(16, 9)}, r"weight \[N, K\]"),
+        ({"bias": torch.zeros(15)}, r"bias \[N\]"),
+        ({"bias": torch.zeros(16, dtype=torch.float64)}, "differ in dtype"),
+        ({"residual": torch.zeros(3, 15)}, r"\[3, 16\]"),
+        ({"residual": torch.zeros(3, 16).half()}, "torch.float16"),
+    ],
+)
+def test_linear_add_refuses(changes: dict[str, Tensor], message: str) -> None:
+    given = {
+        "x": torch.zeros(3, 8),
+        "weight": torch.zeros(16, 8),
+        "bias": torch.zeros(16),
+        "residual": torch.zeros(3, 16),
+    }
+    with pytest.raises(ValueError, match=message):
+        linear_add(**(given | changes))
+
+
+def test_linear_without_a_gpu_is_the_reference() -> None:
+    x, weight, bias = torch.randn(3, 8), torch.randn(16, 8), torch.randn(16)
+    residual = torch.randn(3, 16)
+    product = F.linear(x, weight, bias)
+    for fused, inputs, expected in (
+        (linear_silu, (x, weight, bias), F.silu(product)),
+        (linear_add, (x, weight, bias, residual), residual + product),
+    ):
+        assert torch.equal(fused(*inputs), expected)
+        compiled = torch.compile(fused, backend="aot_eager", fullgraph=True)
+        assert torch.equal(compiled(*inputs), expected)
 
 
 def test_top_k_refuses() -> None:

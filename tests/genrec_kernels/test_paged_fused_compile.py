@@ -10,8 +10,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from genrec_kernels.triton import (
+    fused_linear,
     fused_norm_gate,
-    linear_silu,
     page_write,
     paged_hstu_kernels,
     top_k,
@@ -118,26 +118,30 @@ def test_page_write(scaled: bool) -> None:
 
 def test_norm_gate() -> None:
     tile = {"WIDTH": 500, "BLOCK_WIDTH": 512, "BLOCK_ROWS": 2}
-    assert compile_for_hopper(fused_norm_gate._forward, **tile).asm["cubin"]
+    for gate in (False, True):
+        assert compile_for_hopper(fused_norm_gate._forward, GATE=gate, **tile).asm["cubin"]
     assert compile_for_hopper(fused_norm_gate._backward, num_warps=2, **tile).asm["cubin"]
 
 
-@pytest.mark.parametrize("rows", [10, 1000, 4000, 100_000])
-def test_linear_silu(rows: int) -> None:
-    tile = linear_silu.choose_tile(rows, 4096, 132)
+@pytest.mark.parametrize("silu", [False, True], ids=["add", "silu"])
+@pytest.mark.parametrize("rows", [10, 200, 1000, 100_000])
+def test_linear(rows: int, silu: bool) -> None:
+    tile = fused_linear.choose_tile(rows, 4096, 132)
+    written = f"tensordesc<bf16[{tile.rows}, {tile.columns if silu else tile.columns // 2}]>"
     compiled = compile_for_hopper(
-        linear_silu._linear_silu,
+        fused_linear._linear,
         types={
             "x_tiles": f"tensordesc<bf16[{tile.rows}, {tile.width}]>",
             "w_tiles": f"tensordesc<bf16[{tile.columns}, {tile.width}]>",
-            "out_tiles": f"tensordesc<bf16[{tile.rows}, {tile.columns}]>",
+            "residual_tiles": written,
+            "out_tiles": written,
         },
-        R=tile.rows, N=tile.columns, K=tile.width, FAST=True, INTERPRETED=False,
+        R=tile.rows, N=tile.columns, K=tile.width, SILU=silu, FAST=True, INTERPRETED=False,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     assert "wgmma.mma_async" in compiled.asm["ptx"]
     assert "cp.async.bulk.tensor" in compiled.asm["ptx"]
-    assert compiled.metadata.shared <= 227 * 1024
+    assert compiled.metadata.shared * tile.resident <= 227 * 1024
 
 
 def test_top_k() -> None:

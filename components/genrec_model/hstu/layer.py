@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec_kernels.fused_norm_gate import norm_gate
-from genrec_kernels.linear_silu import linear_silu
+from genrec_kernels.fused_linear import linear_add, linear_silu
+from genrec_kernels.fused_norm_gate import layer_norm, norm_gate
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 from genrec_model.hstu.config import HSTUConfig
 
@@ -21,6 +21,11 @@ Attend = Callable[["HSTULayer", Tensor, Tensor, Tensor], Tensor]
 def _heads(x: Tensor, heads: tuple[int, int]) -> Tensor:
     """[..., H·D] to [..., H, D]."""
     return x.reshape(*x.shape[:-1], *heads)
+
+
+def _needs_plain_layers() -> bool:
+    """For a gradient, which the fused linear layers lack, or to export a graph of known ops."""
+    return torch.is_grad_enabled() or torch.compiler.is_exporting()
 
 
 class HSTULayer(nn.Module):
@@ -59,10 +64,11 @@ class HSTULayer(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[..., W] to u [..., H·D] and q, k, v [..., H, D]."""
-        normal = self.input_norm(x)
-        if torch.is_grad_enabled() or torch.compiler.is_exporting():
-            projected = F.silu(self.uvqk(normal))
+        norm = self.input_norm
+        if _needs_plain_layers():
+            projected = F.silu(self.uvqk(norm(x)))
         else:
+            normal = layer_norm(x, norm.weight, norm.bias, eps=norm.eps)
             projected = linear_silu(normal, self.uvqk.weight, self.uvqk.bias)
         u, v, q, k = projected.chunk(4, dim=-1)
         heads = (self.num_heads, self.head_dim)
@@ -72,8 +78,10 @@ class HSTULayer(nn.Module):
         """Gate the attention's output [..., H, D] by u and add it to x [..., W]."""
         norm = self.output_norm
         gated = norm_gate(attended.flatten(-2), u, norm.weight, norm.bias, eps=norm.eps)
-        out: Tensor = x + self.output(self.dropout(gated))
-        return out
+        if _needs_plain_layers():
+            out: Tensor = x + self.output(self.dropout(gated))
+            return out
+        return linear_add(self.dropout(gated), self.output.weight, self.output.bias, x)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """[..., W] to [..., W]."""

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from genrec_kernels.bench.paged_measure import Recorder, copy_bandwidth, relative_error, time_graph
 from genrec_kernels.bench.records import RECORDS
-from genrec_kernels.fused_norm_gate import norm_gate
-from genrec_kernels.linear_silu import linear_silu
+from genrec_kernels.fused_linear import linear_add, linear_silu
+from genrec_kernels.fused_norm_gate import layer_norm, norm_gate
 from genrec_kernels.page_write import page_write
 from genrec_kernels.top_k import groups_pay, top_k
 
@@ -98,26 +98,54 @@ def measure_norm_gate(rows: int, width: int, recorder: Recorder, copy_tbps: floa
     )  # fmt: skip
 
 
-def measure_linear_silu(rows: int, width: int, recorder: Recorder) -> None:
-    """The projection to u, v, q and k, against cuBLAS and a SiLU of its own."""
+def measure_linear(rows: int, width: int, recorder: Recorder, *, adds: bool) -> None:
+    """A layer's first projection with SiLU, or its last with the residual, against cuBLAS."""
+    columns = width if adds else 4 * width
     x = torch.randn(rows, width, device="cuda").to(DTYPE)
-    weight = (torch.randn(4 * width, width, device="cuda") / width**0.5).to(DTYPE)
-    bias = torch.randn(4 * width, device="cuda").to(DTYPE)
+    weight = (torch.randn(columns, width, device="cuda") / width**0.5).to(DTYPE)
+    bias = torch.randn(columns, device="cuda").to(DTYPE)
+    residual = torch.randn(rows, columns, device="cuda").to(DTYPE)
 
     def plain() -> Tensor:
-        return F.silu(F.linear(x, weight, bias))
+        product = F.linear(x, weight, bias)
+        return residual + product if adds else F.silu(product)
+
+    def fused() -> Tensor:
+        if adds:
+            return linear_add(x, weight, bias, residual, backend="triton")
+        return linear_silu(x, weight, bias, backend="triton")
 
     compiled = torch.compile(plain)
     some = slice(0, 4096)
-    exact = F.silu(F.linear(x[some].double(), weight.double(), bias.double()))
-    timing = time_graph([lambda: linear_silu(x, weight, bias, backend="triton")])
-    error = relative_error(linear_silu(x[some], weight, bias, backend="triton"), exact)
+    exact = F.linear(x[some].double(), weight.double(), bias.double())
+    exact = residual[some].double() + exact if adds else F.silu(exact)
+    timing = time_graph([fused])
+    error = relative_error(fused()[some], exact)
     for name, run in (("plain PyTorch", plain), ("torch.compile", compiled)):
         recorder.add(
-            f"linear-silu-{rows}x{width}", timing, backend="triton", dtype=DTYPE,
-            work=2 * rows * width * 4 * width, unit="TFLOP/s", reference=name,
+            f"linear-{'add' if adds else 'silu'}-{rows}x{width}", timing, backend="triton",
+            dtype=DTYPE, work=2 * rows * width * columns, unit="TFLOP/s", reference=name,
             reference_ms=time_graph([run]).p50, error=error,
         )  # fmt: skip
+
+
+def measure_layer_norm(rows: int, width: int, recorder: Recorder, copy_tbps: float) -> None:
+    """The norm at a layer's head, against PyTorch's."""
+    x = torch.randn(rows, width, device="cuda").to(DTYPE)
+    weight, bias = torch.randn(2, width, device="cuda").to(DTYPE)
+
+    def plain() -> Tensor:
+        return F.layer_norm(x, (width,), weight, bias, 1e-6)
+
+    timing = time_graph([lambda: layer_norm(x, weight, bias, backend="triton")])
+    exact = F.layer_norm(x.double(), (width,), weight.double(), bias.double(), 1e-6)
+    moved = 2 * x.nbytes
+    recorder.add(
+        f"layer-norm-{rows}x{width}", timing, backend="triton", dtype=DTYPE, work=moved,
+        unit="TB/s", reference="plain PyTorch", reference_ms=time_graph([plain]).p50,
+        error=relative_error(layer_norm(x, weight, bias, backend="triton"), exact),
+        note=f"{100 * moved / timing.p50 / 1e9 / copy_tbps:.0f} % of the copy's bandwidth",
+    )  # fmt: skip
 
 
 def measure_top_k(num_users: int, num_items: int, width: int, k: int, recorder: Recorder) -> None:
@@ -149,7 +177,7 @@ def measure_top_k(num_users: int, num_items: int, width: int, k: int, recorder: 
 def measurements(recorder: Recorder) -> dict[str, list[Callable[[], None]]]:
     """What can be measured, by the beginning of its cases' names."""
     copy_tbps = copy_bandwidth()
-    products = ((64, 1024), (1024, 1024), (8192, 1024), (65_536, 512), (65_536, 1024))
+    products = ((64, 1024), (384, 1024), (1024, 1024), (8192, 1024), (65_536, 512), (65_536, 1024))
     catalogues = (
         (128, 50_000, 512, 100),
         (1, 1_000_000, 256, 100),
@@ -162,7 +190,14 @@ def measurements(recorder: Recorder) -> dict[str, list[Callable[[], None]]]:
         "page-write": [
             partial(measure_page_write, rows, recorder, copy_tbps) for rows in (512, 8192, 65_536)
         ],
-        "linear-silu": [partial(measure_linear_silu, *shape, recorder) for shape in products],
+        "linear-silu": [
+            partial(measure_linear, *shape, recorder, adds=False) for shape in products
+        ],
+        "linear-add": [partial(measure_linear, *shape, recorder, adds=True) for shape in products],
+        "layer-norm": [
+            partial(measure_layer_norm, *shape, recorder, copy_tbps)
+            for shape in ((384, 1024), (8192, 512), (65_536, 1024))
+        ],
         "norm-gate": [
             partial(measure_norm_gate, *shape, recorder, copy_tbps)
             for shape in ((8192, 512), (65_536, 512), (65_536, 1024))

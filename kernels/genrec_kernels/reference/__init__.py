@@ -1,5 +1,6 @@
 """Plain PyTorch twins: what every faster kernel is tested against."""
 
+from genrec_kernels.reference.fused_linear import linear_add, linear_silu
 from genrec_kernels.reference.hstu_attention import hstu_attention
 from genrec_kernels.reference.hstu_attention_backward import (
     HSTUAttentionGradients,
@@ -14,6 +15,8 @@ __all__ = [
     "HSTUAttentionGradients",
     "hstu_attention",
     "hstu_attention_backward",
+    "linear_add",
+    "linear_silu",
     "padded_hstu_attention",
     "paged_bias",
     "paged_hstu_attention",

@@ -1,4 +1,4 @@
-"""``LayerNorm(x) ⊙ u`` and its gradient, in Triton: each tensor is read or written once.
+"""``LayerNorm(x)``, ``LayerNorm(x) ⊙ u`` and its gradient, in Triton: all is read or written once.
 
 Letters in shapes: R rows of a program's tile, W width (padded to a power of 2).
 """
@@ -21,16 +21,18 @@ BACKWARD_PROGRAMS = 1056
 def _forward(
     x_ptr, u_ptr, weight_ptr, bias_ptr, out_ptr, mean_ptr, rstd_ptr,
     num_rows, x_row, u_row, eps,
-    WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr, GATE: tl.constexpr,
 ):  # fmt: skip
+    """Without GATE the norm alone, and what only a gradient needs is not kept."""
     row_R = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column_W = tl.arange(0, BLOCK_WIDTH)
     in_width_W = column_W < WIDTH
     real_RW = (row_R < num_rows)[:, None] & in_width_W[None, :]
     x_at_RW = x_ptr + row_R[:, None] * x_row + column_W[None, :]
     x_RW = tl.load(x_at_RW, mask=real_RW, other=0.0).to(tl.float32)
-    u_at_RW = u_ptr + row_R[:, None] * u_row + column_W[None, :]
-    u_RW = tl.load(u_at_RW, mask=real_RW, other=0.0).to(tl.float32)
+    if GATE:
+        u_at_RW = u_ptr + row_R[:, None] * u_row + column_W[None, :]
+        u_RW = tl.load(u_at_RW, mask=real_RW, other=0.0).to(tl.float32)
     weight_W = tl.load(weight_ptr + column_W, mask=in_width_W, other=0.0).to(tl.float32)
     bias_W = tl.load(bias_ptr + column_W, mask=in_width_W, other=0.0).to(tl.float32)
 
@@ -38,11 +40,14 @@ def _forward(
     centred_RW = tl.where(real_RW, x_RW - mean_R[:, None], 0.0)
     rstd_R = tl.rsqrt(tl.sum(centred_RW * centred_RW, 1) / WIDTH + eps)
     normal_RW = centred_RW * rstd_R[:, None]
-    out_RW = (normal_RW * weight_W[None, :] + bias_W[None, :]) * u_RW
+    out_RW = normal_RW * weight_W[None, :] + bias_W[None, :]
+    if GATE:
+        out_RW *= u_RW
     out_at_RW = out_ptr + row_R[:, None] * WIDTH + column_W[None, :]
     tl.store(out_at_RW, out_RW.to(out_ptr.dtype.element_ty), mask=real_RW)
-    tl.store(mean_ptr + row_R, mean_R, mask=row_R < num_rows)
-    tl.store(rstd_ptr + row_R, rstd_R, mask=row_R < num_rows)
+    if GATE:
+        tl.store(mean_ptr + row_R, mean_R, mask=row_R < num_rows)
+        tl.store(rstd_ptr + row_R, rstd_R, mask=row_R < num_rows)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -112,6 +117,19 @@ def _backward_tile(width: int) -> dict[str, int]:
     }
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """As `torch.nn.functional.layer_norm` over the last axis of [R, W], which is contiguous."""
+    num_rows, width = x.shape
+    out = torch.empty((num_rows, width), dtype=x.dtype, device=x.device)
+    if num_rows:
+        tile = _forward_tile(width)
+        _forward[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
+            x, x, weight, bias, out, x, x, num_rows, x.stride(0), 0, eps,
+            GATE=False, **tile,
+        )  # fmt: skip
+    return out
+
+
 def norm_gate(
     x: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,8 +141,9 @@ def norm_gate(
     if num_rows:
         tile = _forward_tile(width)
         _forward[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
-            x, u, weight, bias, out, mean, rstd, num_rows, x.stride(0), u.stride(0), eps, **tile
-        )
+            x, u, weight, bias, out, mean, rstd, num_rows, x.stride(0), u.stride(0), eps,
+            GATE=True, **tile,
+        )  # fmt: skip
     return out, mean, rstd
 
 
