@@ -211,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--commit", required=True)
-    parser.add_argument("--only", help="page-write, linear-silu, norm-gate or top-k")
+    parser.add_argument("--only", help="the cases whose names begin so")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.backends.cuda.matmul.allow_tf32 = False
