@@ -21,6 +21,8 @@ pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter does not compile"
 )
 
+#: Bytes of shared memory that a program may have on sm_90.
+HOPPER_SHARED = 227 * 1024
 INT64 = {
     "page_times_ptr", "row_offsets_ptr", "limits_ptr", "row_times_ptr", "bound_ptr", "slots_ptr",
     "times_ptr", "exclude_ptr", "keys_ptr", "group_keys_ptr",
@@ -126,7 +128,7 @@ def test_norm_gate() -> None:
 @pytest.mark.parametrize("silu", [False, True], ids=["add", "silu"])
 @pytest.mark.parametrize("rows", [10, 200, 1000, 100_000])
 def test_linear(rows: int, silu: bool) -> None:
-    tile = fused_linear.choose_tile(rows, 4096, 132)
+    tile = fused_linear.choose_tile(rows, 4096, 132, HOPPER_SHARED)
     written = f"tensordesc<bf16[{tile.rows}, {tile.columns if silu else tile.columns // 2}]>"
     compiled = compile_for_hopper(
         fused_linear._linear,
@@ -141,7 +143,19 @@ def test_linear(rows: int, silu: bool) -> None:
     )  # fmt: skip
     assert "wgmma.mma_async" in compiled.asm["ptx"]
     assert "cp.async.bulk.tensor" in compiled.asm["ptx"]
-    assert compiled.metadata.shared * tile.resident <= 227 * 1024
+    assert compiled.metadata.shared <= tile.shared_memory
+    assert compiled.metadata.shared * tile.resident <= HOPPER_SHARED
+
+
+@pytest.mark.parametrize("rows", [1, 100, 400, 3000, 100_000])
+@pytest.mark.parametrize("shared", [99 * 1024, 163 * 1024, HOPPER_SHARED])
+def test_tiles_of_products_fit_the_gpu(rows: int, shared: int) -> None:
+    assert fused_linear.choose_tile(rows, 1024, 84, shared).shared_memory <= shared
+
+
+def test_tiles_of_products_grow_with_the_rows() -> None:
+    chosen = [fused_linear.choose_tile(n, 4096, 132, HOPPER_SHARED) for n in (40, 384, 3072)]
+    assert [(tile.rows, tile.columns) for tile in chosen] == [(64, 32), (64, 64), (128, 256)]
 
 
 def test_top_k() -> None:

@@ -1,8 +1,8 @@
 """A matrix product whose epilogue adds the bias, then applies SiLU or adds a residual, in Triton.
 
-Without it the product's result is written, read, and written again. As many programs as there are
-multiprocessors stay for the whole product, so that one tile's epilogue runs while the next one's
-first copies are under way.
+Without it the product's result is written, read, and written again. As many programs as the
+multiprocessors hold stay for the whole product, so that one tile's epilogue runs while the next
+one's first copies are under way.
 
 Letters in shapes: R rows, N columns, K width of a step.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -43,6 +44,13 @@ class ProductTile:
     stages: int
     resident: int = 1
     time: float = 1.0
+
+    @property
+    def shared_memory(self) -> int:
+        """Bytes that one program takes at most, of numbers of two bytes."""
+        operands = self.stages * (self.rows + self.columns) * self.width
+        barriers = 2048  # and the like
+        return 2 * (operands + self.rows * self.columns) + barriers
 
 
 #: Measured on an H200 with 40 to 8,192 rows, 1,024 wide, on 1,024 and 4,096 columns.
@@ -94,15 +102,21 @@ def _add_and_store(x_RH, residual_tiles, out_tiles, row, column):
     out_tiles.store([row, column], (x_RH + residual_RH.to(tl.float32)).to(residual_RH.dtype))
 
 
-def choose_tile(rows: int, columns: int, multiprocessors: int) -> ProductTile:
-    """The tile with which a product is done soonest: rounds of programs times what one takes."""
+def choose_tile(rows: int, columns: int, multiprocessors: int, shared_memory: int) -> ProductTile:
+    """The tile with which a product is done soonest: rounds of programs times what one takes.
+
+    Args:
+        rows, columns: of the product.
+        multiprocessors: of the GPU.
+        shared_memory: bytes of it that one program may have.
+    """
 
     def time(tile: ProductTile) -> float:
         tiles = triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns)
         rounds: int = triton.cdiv(tiles, multiprocessors * tile.resident)
         return tile.time * rounds
 
-    return min(_TILES, key=time)
+    return min((tile for tile in _TILES if tile.shared_memory <= shared_memory), key=time)
 
 
 def linear_silu(
@@ -127,11 +141,11 @@ def _launch(
 ) -> Tensor:
     (rows, width), columns = x.shape, weight.shape[0]
     interpreted = interpreting()
-    processors = 4 if interpreted else _multiprocessors(x.device)
-    if tile is None:
-        tile = (
-            ProductTile(16, 32, 16, 4, 1) if interpreted else choose_tile(rows, columns, processors)
-        )
+    processors, shared_memory = (4, 0) if interpreted else _gpu(x.device)
+    if tile is None and interpreted:
+        tile = ProductTile(16, 32, 16, 4, 1)
+    elif tile is None:
+        tile = choose_tile(rows, columns, processors, shared_memory)
     out = torch.empty((rows, columns), dtype=x.dtype, device=x.device)
     written = [tile.rows, tile.columns if residual is None else tile.columns // 2]
     out_tiles, residual_tiles = (
@@ -151,5 +165,7 @@ def _launch(
 
 
 @cache
-def _multiprocessors(device: torch.device) -> int:
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+def _gpu(device: torch.device) -> tuple[int, int]:
+    """Multiprocessors, and bytes of shared memory that a program may have."""
+    properties: Any = torch.cuda.get_device_properties(device)
+    return properties.multi_processor_count, properties.shared_memory_per_block_optin
