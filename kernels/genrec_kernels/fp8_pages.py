@@ -1,15 +1,21 @@
 """Pages that hold keys and values in eight bits, and the scales that make numbers of them.
 
 A page holds float8 (e4m3) numbers: three bits of fraction, so that each is off by at most a
-sixteenth; and one scale for the keys and one for the values of each head.
+sixteenth; and one scale for the keys and one for the values of each head. A kernel that does not
+know them takes a copy that is wide again: `WidePages`.
 
-Letters in shapes: R rows, P pages, S rows a page, H heads, D head width.
+Letters in shapes: R rows, B requests, P pages, S rows a page, W pages of a request in a copy,
+H heads, D head width.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from genrec_kernels.paged_sizes import PagedSizes
 
 FP8 = torch.float8_e4m3fn
 #: Largest number of that type.
@@ -18,6 +24,28 @@ LARGEST = float(torch.finfo(FP8).max)
 CAPABILITY = (8, 9)
 #: Why others cannot be forced to.
 LACKS_FP8 = f"float8 needs a GPU of compute capability {CAPABILITY[0]}.{CAPABILITY[1]}"
+
+
+class WidePages(NamedTuple):
+    """Requests' pages copied as numbers of 16 or 32 bits, so that scales are in them.
+
+    kv_pages: float [B·W, H, S, 2·D], contiguous; undefined where no row of a request sees a key.
+    page_table: int32 [B, W], page b·W + w is a request's w-th.
+    """
+
+    kv_pages: Tensor
+    page_table: Tensor
+
+
+def num_wide_pages(max_keys: int, page_size: int) -> int:
+    """W for rows that see at most `max_keys` keys; one at least, as no tensor map is of nothing."""
+    return max(-(-max_keys // page_size), 1)
+
+
+def wide_bytes(sizes: PagedSizes) -> int:
+    """Memory of a call's `WidePages.kv_pages`."""
+    rows = sizes.num_requests * num_wide_pages(sizes.max_keys, sizes.page_size) * sizes.page_size
+    return rows * sizes.num_heads * 2 * sizes.head_dim * sizes.dtype.itemsize
 
 
 def check_scales(kv_pages: Tensor, kv_scales: Tensor | None) -> None:

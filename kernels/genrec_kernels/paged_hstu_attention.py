@@ -60,7 +60,8 @@ def paged_hstu_attention(
     Args:
         q, k, v: bfloat16, float16 or float32 [R, H, D], rows of each request together.
         kv_pages: float [P, H, S, 2·D], keys in the first half of the last axis; any strides of
-            the other axes. Of the dtype of `q`, or float8 (e4m3) with `kv_scales`.
+            the other axes. Of the dtype of `q`, or float8 (e4m3) with `kv_scales`, which CUTLASS
+            takes by a copy of the requests' pages in the dtype of `q`.
         timestamp_pages: int64 [P, S], any strides.
         page_table: int32 or int64 [B, M], pages of each request in order; entries past its
             history are never read.
@@ -90,12 +91,12 @@ def paged_hstu_attention(
     _check(q, k, v, kv_pages, timestamp_pages, page_table, row_offsets, key_limits, timestamps)
     check_scales(kv_pages, kv_scales)
     position, time, boundaries = (None, None, None) if bias is None else bias
-    num_rows = q.shape[0]
+    num_rows, table_keys = q.shape[0], page_table.shape[1] * kv_pages.shape[2]
     out: Tensor = torch.ops.genrec.paged_hstu_attention(
         q, k, v, kv_pages, timestamp_pages, page_table, row_offsets, key_limits, timestamps,
         position, time, boundaries, kv_scales, alpha, norm_length,
         num_rows if max_new_rows is None else min(max_new_rows, num_rows),
-        page_table.shape[1] * kv_pages.shape[2] if max_keys is None else max_keys,
+        table_keys if max_keys is None else min(max_keys, table_keys),
         same_bias, backend,
     )  # fmt: skip
     return out
@@ -152,7 +153,8 @@ def _paged_hstu_attention(
             q, k, v, kv_pages=kv_pages, timestamp_pages=timestamp_pages,
             page_table=contiguous_rows(page_table), row_offsets=row_offsets,
             key_limits=key_limits.contiguous(), timestamps=timestamps.contiguous(), alpha=alpha,
-            norm_length=norm_length, bias=bias, sizes=sizes,
+            norm_length=norm_length, bias=bias,
+            kv_scales=None if kv_scales is None else kv_scales.contiguous(), sizes=sizes,
         )  # fmt: skip
     from genrec_kernels.triton import paged_hstu_attention as kernels
 
@@ -179,16 +181,17 @@ def _choose(
     offered: tuple[Backend, ...] = ("reference",)
     lacking: dict[Backend, str] = {}
     known = sizes.dtype in DTYPES and kv_pages.dtype in (*DTYPES, FP8)
-    if kv_pages.dtype == FP8 and not knows_fp8(device):
+    fp8_pages = kv_pages.dtype == FP8
+    if fp8_pages and not knows_fp8(device):
         known = False
-        lacking["triton"] = LACKS_FP8
+        lacking = {"triton": LACKS_FP8, "cutlass": LACKS_FP8}
     if known and sizes.head_dim <= MAX_HEAD_DIM and kv_pages.stride(3) == 1:
         offered = ("triton", "reference")
-        problem = unsupported(sizes)
-        if kv_pages.dtype != sizes.dtype or not reads_by_tma(kv_pages):
+        problem = unsupported(sizes, fp8_pages=fp8_pages)
+        if not fp8_pages and (kv_pages.dtype != sizes.dtype or not reads_by_tma(kv_pages)):
             problem = (
                 f"its kernels take pages of {sizes.dtype} with strides of multiples of 16 bytes, "
-                f"not of {kv_pages.dtype} with strides {kv_pages.stride()}"
+                f"or of float8, not of {kv_pages.dtype} with strides {kv_pages.stride()}"
             )
         if problem is not None:
             lacking["cutlass"] = problem

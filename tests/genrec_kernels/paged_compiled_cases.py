@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from genrec_kernels.cutlass import paged_hstu_attention as compiled
 from genrec_kernels.dispatch import BackendUnavailable, backend_problem
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 
@@ -19,6 +20,7 @@ from .paged_inputs import (
     ON_GPU,
     Case,
     make_case,
+    narrowed,
     poison,  # noqa: F401  # a fixture
 )
 
@@ -88,7 +90,50 @@ def test_compiled_follows_the_lengths_in_a_graph(page: int) -> None:
 
 
 @needs_cutlass
-def test_compiled_refuses_with_a_reason() -> None:
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("bias", ["none", "own", "same"])
+@pytest.mark.parametrize(("page", "width"), [(16, 64), (48, 128), (64, 64), (64, 256)])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_compiled_on_pages_of_eight_bits(
+    layout: list[tuple[int, int]], page: int, width: int, bias: str, dtype: torch.dtype
+) -> None:
+    case = narrowed(
+        make_case(
+            layout, dtype=dtype, page=page, width=width, with_bias=bias != "none",
+            candidates=bias == "same",
+        )
+    )  # fmt: skip
+    most = max(cached for cached, _ in layout)
+    for max_keys in (most, None):
+        case.check(run_compiled(case, same_bias=bias == "same", max_keys=max_keys))
+
+
+@needs_cutlass
+def test_compiled_on_pages_of_eight_bits_follows_the_lengths_in_a_graph() -> None:
+    case = narrowed(
+        make_case([(600, 100), (500, 80)], dtype=torch.bfloat16, width=64, candidates=True)
+    )
+    options = {"same_bias": True, "max_new_rows": 100, "max_keys": 640}
+    case.key_limits.sub_(590).clamp_(min=0)  # later replays see pages that the capture does not
+    run_compiled(case, **options)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run_compiled(case, **options)
+    for limit in (0, 37, 500, 10):
+        case.key_limits.fill_(limit)
+        graph.replay()
+        case.check(out)
+
+
+@needs_cutlass
+def test_compiled_refuses_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case([(20, 3)], dtype=torch.bfloat16, page=24, width=64)
     with pytest.raises(BackendUnavailable, match="pages of a multiple of 16 rows"):
         run_compiled(case)
+    fitting = make_case([(20, 3)], dtype=torch.bfloat16, width=64)
+    with pytest.raises(BackendUnavailable, match=r"take pages of torch\.bfloat16 .* or of float8"):
+        run_compiled(replace(fitting, kv_pages=fitting.kv_pages.half()))
+    monkeypatch.setattr(compiled, "MOST_WIDE_BYTES", 1)
+    with pytest.raises(BackendUnavailable, match="float8 pages of 1 requests of up to 32 keys"):
+        run_compiled(narrowed(fitting))

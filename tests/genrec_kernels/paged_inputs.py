@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -86,6 +87,36 @@ class Case:
         assert float(error) <= TOLERANCE[self.q.dtype]
 
 
+class PagedHistories(NamedTuple):
+    """float32 [P, H, S, 2·D], int64 [P, S] and int32 [B, M]."""
+
+    kv_pages: Tensor
+    timestamp_pages: Tensor
+    page_table: Tensor
+
+
+def paged_histories(
+    lengths: list[int], *, page: int, heads: int, width: int, span: int, random: torch.Generator
+) -> PagedHistories:
+    """Histories in pages in random order, at times before `span`. Rows that are no history's are
+    NaN, and the page table points outside of the cache past each history's last page."""
+    needed = [-(-length // page) for length in lengths]
+    order = torch.randperm(sum(needed) + 2, generator=random)
+    pages = torch.full((len(order), heads, page, 2 * width), torch.nan)
+    times = torch.full((len(order), page), -(10**15))
+    table = torch.full((len(lengths), max([*needed, 1])), 10**8, dtype=torch.int32)
+    taken = 0
+    for request, length in enumerate(lengths):
+        own = order[taken : taken + needed[request]]
+        taken += needed[request]
+        table[request, : len(own)] = own.int()
+        where = torch.arange(length)
+        at = own[where // page], where % page
+        pages[at[0], :, at[1]] = torch.randn(length, heads, 2 * width, generator=random)
+        times[at] = torch.randint(0, span, (length,), generator=random).sort().values
+    return PagedHistories(pages, times, table)
+
+
 def make_case(
     layout: list[tuple[int, int]],
     *,
@@ -99,24 +130,14 @@ def make_case(
     span: int = 10**8,
     seed: int = 0,
 ) -> Case:
-    """Histories in pages in random order. Rows that are no history's are NaN, and the page table
-    points outside of the cache past each history's last page."""
+    """New rows over `paged_histories`."""
     g = torch.Generator().manual_seed(seed)
     total = sum(new for _, new in layout)
-    needed = [-(-cached // page) for cached, _ in layout]
-    order = torch.randperm(sum(needed) + 2, generator=g)
-    pages = torch.full((len(order), heads, page, 2 * width), torch.nan)
-    times = torch.full((len(order), page), -(10**15))
-    table = torch.full((len(layout), max([*needed, 1])), 10**8, dtype=torch.int32)
-    taken, limits, row_times = 0, [], []
+    pages, times, table = paged_histories(
+        [cached for cached, _ in layout], page=page, heads=heads, width=width, span=span, random=g
+    )
+    limits, row_times = [], []
     for request, (cached, new) in enumerate(layout):
-        own = order[taken : taken + needed[request]]
-        taken += needed[request]
-        table[request, : len(own)] = own.int()
-        where = torch.arange(cached)
-        at = own[where // page], where % page
-        pages[at[0], :, at[1]] = torch.randn(cached, heads, 2 * width, generator=g)
-        times[at] = torch.randint(0, span, (cached,), generator=g).sort().values
         if candidates or request % 2:
             limits.append(torch.full((new,), cached))
             row_times.append(torch.full((new,), span + 5))

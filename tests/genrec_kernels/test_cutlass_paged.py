@@ -22,7 +22,11 @@ from genrec_kernels.cutlass import paged_hstu_attention
 from genrec_kernels.cutlass.block_sizes import REGISTERS, WARP_GROUP
 from genrec_kernels.cutlass.build import BuiltKernel, compile_variant
 from genrec_kernels.cutlass.emulation import emulate
-from genrec_kernels.cutlass.paged_hstu_attention import MOST_BIAS_BYTES, unsupported
+from genrec_kernels.cutlass.paged_hstu_attention import (
+    MOST_BIAS_BYTES,
+    MOST_WIDE_BYTES,
+    unsupported,
+)
 from genrec_kernels.cutlass.parameters import paged_parameters
 from genrec_kernels.cutlass.variants import SMALL_PAGE_KEYS, all_variants, paged_variant_of
 from genrec_kernels.paged_sizes import PagedSizes
@@ -30,6 +34,8 @@ from genrec_kernels.ptx_emulator import Kernel
 from genrec_kernels.ptx_emulator.program import PtxError
 from genrec_kernels.reference.paged_bias import paged_bias
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
+
+from .paged_inputs import paged_histories
 
 NORM = 64
 Bias = Literal["none", "own", "same"]
@@ -70,27 +76,23 @@ def run(
 ) -> tuple[Tensor, Tensor]:
     """What the kernel gives and what is right, in float64.
 
-    Pages are in random order. Rows that are no history's are NaN, and the page table points
-    outside of the cache past each history's last page.
+    Histories are as `paged_histories` lays them out.
     """
     variant = kernel.description.variant
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[variant.element]
     random = torch.Generator().manual_seed(seed)
     width, total = variant.width, sum(new for _, new in layout)
-    needed = [-(-cached // page) for cached, _ in layout]
-    order = torch.randperm(sum(needed) + 2, generator=random)
-    pages = torch.full((len(order), heads, page, 2 * width), math.nan, dtype=dtype)
-    times = torch.full((len(order), page), -(10**15))
-    table = torch.full((len(layout), max([*needed, 1])), 10**8, dtype=torch.int32)
-    taken, limits, row_times = 0, [], []
+    numbers, times, table = paged_histories(
+        [cached for cached, _ in layout],
+        page=page,
+        heads=heads,
+        width=width,
+        span=10**6,
+        random=random,
+    )
+    pages = numbers.to(dtype)
+    limits, row_times = [], []
     for request, (cached, new) in enumerate(layout):
-        own = order[taken : taken + needed[request]]
-        taken += needed[request]
-        table[request, : len(own)] = own.int()
-        where = torch.arange(cached)
-        at = own[where // page], where % page
-        pages[at[0], :, at[1]] = torch.randn(cached, heads, 2 * width, generator=random).to(dtype)
-        times[at] = torch.randint(0, 10**6, (cached,), generator=random).sort().values
         if variant.same_bias:
             limits.append(torch.full((new,), cached))
             row_times.append(torch.full((new,), 10**6 + request))
@@ -325,6 +327,21 @@ def test_what_the_kernels_do_not_take(
     found = unsupported(replace(SIZES, **change))
     assert (found is None) == (problem is None)
     assert (problem or "") in (found or "")
+
+
+@pytest.mark.parametrize("page_size", [48, 64])
+def test_float8_pages_that_would_take_too_much(
+    page_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged_hstu_attention, "compiled_kernels", dict)
+    page_bytes = page_size * 16 * 128 * 2
+    most = MOST_WIDE_BYTES // (32 * page_bytes) * page_size
+    assert unsupported(replace(SIZES, page_size=page_size, max_keys=most), fp8_pages=True) is None
+    longer = replace(SIZES, page_size=page_size, max_keys=most + 1)
+    assert unsupported(longer) is None
+    found = unsupported(longer, fp8_pages=True) or ""
+    assert f"of up to {most + 1} keys would take" in found
+    assert f"MiB in torch.bfloat16, more than {MOST_WIDE_BYTES >> 20}" in found
 
 
 def test_a_kernel_that_was_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,3 +170,19 @@ def test_top_k() -> None:
     assert compile_for_hopper(
         top_k._score_groups, types={"allow_ptr": "*u8"}, BLOCK_WIDTH=256, **flags
     ).asm["cubin"]
+
+
+@pytest.mark.parametrize(("width", "page"), [(64, 64), (64, 16), (256, 48)])
+def test_widen_pages(width: int, page: int) -> None:
+    from genrec_kernels.triton.widen_pages import widen
+
+    compiled = compile_for_hopper(
+        widen,
+        types={
+            "kv_ptr": "*fp8e4nv", "scales_ptr": "*fp32", "offsets_ptr": "*i32",
+            "wide_table_ptr": "*i32",
+        },
+        WIDTH=2 * width, BLOCK_WIDTH=2 * width, BLOCK_ROWS=4096 // (2 * width), PAGE=page,
+    )  # fmt: skip
+    assert compiled.asm["cubin"]
+    assert "e4m3x2" in compiled.asm["ptx"]

@@ -23,6 +23,7 @@ from genrec_kernels.cutlass.variants import (
     AttentionVariant,
     paged_variant_of,
 )
+from genrec_kernels.fp8_pages import wide_bytes
 from genrec_kernels.paged_bias import matrix_bytes
 from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.relative_bias import RelativeBias
@@ -30,6 +31,9 @@ from genrec_kernels.triton.paged_plan import MOST_SPLITS, choose_splits
 
 #: Most memory that a layer's bias matrix may take: 8,192 rows on 20,480 keys.
 MOST_BIAS_BYTES = 640 * 2**20
+#: Most memory that the wide copy of a call's float8 pages may take: 256 requests of 1,024 keys, of
+#: 16 heads of 64 in 16 bits.
+MOST_WIDE_BYTES = 2**30
 #: New rows of a request for which Triton's tiles of 16 to 64 rows are better, measured on an H200:
 #: where rows have a bias of their own, and else.
 _FEW_ROWS = {True: 32, False: 64}
@@ -37,8 +41,13 @@ _FEW_ROWS = {True: 32, False: 64}
 _SUM_BLOCK = 64
 
 
-def unsupported(sizes: PagedSizes) -> str | None:
-    """Why no compiled kernel takes a call of these sizes, whatever the GPU; None if one does."""
+def unsupported(sizes: PagedSizes, *, fp8_pages: bool = False) -> str | None:
+    """Why no compiled kernel takes a call of these sizes, whatever the GPU; None if one does.
+
+    Args:
+        sizes: of the call.
+        fp8_pages: whether its pages are float8, which are copied wide first.
+    """
     if sizes.dtype not in ELEMENTS or sizes.head_dim not in WIDTHS:
         return (
             "its kernels take bfloat16 and float16, and heads of "
@@ -57,6 +66,12 @@ def unsupported(sizes: PagedSizes) -> str | None:
         return (
             f"the bias of {sizes.num_rows} rows on up to {sizes.max_keys} keys would take "
             f"{needed >> 20} MiB, more than {MOST_BIAS_BYTES >> 20}"
+        )
+    needed = wide_bytes(sizes) if fp8_pages else 0
+    if needed > MOST_WIDE_BYTES:
+        return (
+            f"the float8 pages of {sizes.num_requests} requests of up to {sizes.max_keys} keys "
+            f"would take {needed >> 20} MiB in {sizes.dtype}, more than {MOST_WIDE_BYTES >> 20}"
         )
     return None
 
@@ -126,10 +141,13 @@ def paged_hstu_attention(
     alpha: float,
     norm_length: int,
     bias: RelativeBias | None,
+    kv_scales: Tensor | None,
     sizes: PagedSizes,
     kernel: CompiledKernel | None = None,
 ) -> Tensor:
     """As `genrec_kernels.paged_hstu_attention`, for sizes that are not `unsupported`.
+
+    Float8 pages are copied as numbers of q's dtype first: the kernels know no others.
 
     Args:
         sizes: of this call.
@@ -137,6 +155,7 @@ def paged_hstu_attention(
     """
     from genrec_kernels.triton.paged_bias import paged_bias
     from genrec_kernels.triton.paged_hstu_attention import add_parts
+    from genrec_kernels.triton.widen_pages import widen_pages
 
     num_rows, num_heads, width = q.shape
     kernel = kernel or compiled_kernels()[_variant_of(sizes).name]
@@ -161,6 +180,16 @@ def paged_hstu_attention(
                 max_keys=sizes.max_keys,
                 same_bias=variant.same_bias,
                 scale=1 / alpha,
+            )
+        if kv_scales is not None:  # after the bias: times stay where the caller's table says
+            kv_pages, page_table = widen_pages(
+                kv_pages,
+                kv_scales,
+                page_table=page_table,
+                row_offsets=row_offsets,
+                key_limits=key_limits,
+                max_keys=sizes.max_keys,
+                dtype=q.dtype,
             )
         parameters = paged_parameters(
             variant,
