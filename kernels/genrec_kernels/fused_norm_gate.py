@@ -1,6 +1,6 @@
 """The two norms of an HSTU layer: at its head, and before its output projection, times u.
 
-Letters in shapes: R rows, W width.
+Letters in shapes: R rows, W width, P parts of which a row is the sum.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genrec_kernels.contiguous_rows import contiguous_rows
-from genrec_kernels.current_device import on_device_of
+from genrec_kernels.current_device import on_device_of, starts_early
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.reference import norm_gate as reference
 
 _TRITON_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _MAX_TRITON_WIDTH = 16_384
+_MAX_TRITON_PARTS = 64
 
 
 def norm_gate(
@@ -62,6 +63,52 @@ def norm_gate(
     return out_RW.view(x.shape)  # type: ignore[no-any-return]
 
 
+def norm_gate_of_parts(
+    parts: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    eps: float = 1e-6,
+    backend: Backend | None = None,
+) -> Tensor:
+    """``LayerNorm(sum of parts) ⊙ u``, computed in float32. It has no gradient: for inference.
+
+    Attention whose keys were cut into parts leaves them so; to add them up by themselves would
+    write and read each row once more.
+
+    Args:
+        parts: float [P, R, W], added up over P in a fixed order; P at least 1.
+        u: float [R, W]; any strides.
+        weight, bias: float [W].
+        eps: added to the variance.
+        backend: force one of `triton`, `reference`.
+
+    Returns:
+        float [R, W], in the dtype of `u`.
+
+    Raises:
+        ValueError: shapes do not fit together.
+        BackendUnavailable: the forced backend cannot run.
+    """
+    width = parts.shape[-1]
+    if (
+        parts.dim() != 3
+        or len(parts) == 0
+        or u.shape != parts.shape[1:]
+        or weight.shape != (width,)
+        or bias.shape != (width,)
+    ):
+        raise ValueError(
+            "parts must be [P, R, W], u [R, W], weight and bias [W], not "
+            + ", ".join(str(list(t.shape)) for t in (parts, u, weight, bias))
+        )
+    if len(parts) == 1:
+        return norm_gate(parts[0], u, weight, bias, eps=eps, backend=backend)
+    out: Tensor = torch.ops.genrec.norm_gate_of_parts(parts, u, weight, bias, eps, backend)
+    return out
+
+
 def layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-6, backend: Backend | None = None
 ) -> Tensor:
@@ -93,6 +140,27 @@ def layer_norm(
         backend = chosen
     out_RW: Tensor = torch.ops.genrec.layer_norm(x.reshape(-1, width), weight, bias, eps, backend)
     return out_RW.view(x.shape)
+
+
+@torch.library.custom_op("genrec::norm_gate_of_parts", mutates_args=())
+def _norm_gate_of_parts(
+    parts: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, backend: str | None
+) -> Tensor:
+    offered = _offered(parts) if len(parts) <= _MAX_TRITON_PARTS else ("reference",)
+    if choose_backend("norm_gate_of_parts", u.device, offered, forced=backend) == "reference":
+        return reference.norm_gate_of_parts(parts, u, weight, bias, eps)
+    from genrec_kernels.triton import fused_norm_gate
+
+    with on_device_of(u):
+        return fused_norm_gate.norm_gate_of_parts(
+            contiguous_rows(parts), contiguous_rows(u), weight.contiguous(), bias.contiguous(),
+            eps, early=starts_early(u.device),
+        )  # fmt: skip
+
+
+@_norm_gate_of_parts.register_fake
+def _fake_of_parts(_parts: Tensor, u: Tensor, *_: object) -> Tensor:
+    return u.new_empty(u.shape)
 
 
 def _offered(x: Tensor) -> tuple[Backend, ...]:

@@ -46,6 +46,7 @@ def paged_hstu_attention(
     max_new_rows: int | None = None,
     max_keys: int | None = None,
     same_bias: bool = False,
+    in_parts: bool = False,
     backend: Backend | None = None,
 ) -> Tensor:
     """``SiLU(q·kᵀ·alpha + rab) / N · v`` over the rows of a request's pages, and the row itself.
@@ -79,10 +80,13 @@ def paged_hstu_attention(
             bias. Neither changes what is computed as long as they are bounds.
         same_bias: all new rows of a request have one key limit and one time, as candidates do.
             Where that is not true of a request, its rows may come out NaN.
+        in_parts: leave what each part of the keys gave as it is, for an op that reads it anyway to
+            add up (`fused_norm_gate.norm_gate_of_parts`).
         backend: force one of `cutlass`, `triton`, `reference`.
 
     Returns:
-        float [R, H, D], in the dtype of `q`.
+        float [R, H, D], in the dtype of `q`; `in_parts`, float [S, R, H, D] of which it is the sum
+        over S: one in the dtype of `q`, or several in float32.
 
     Raises:
         ValueError: shapes or dtypes do not fit together.
@@ -97,7 +101,7 @@ def paged_hstu_attention(
         position, time, boundaries, kv_scales, alpha, norm_length,
         num_rows if max_new_rows is None else min(max_new_rows, num_rows),
         table_keys if max_keys is None else min(max_keys, table_keys),
-        same_bias, backend,
+        same_bias, in_parts, backend,
     )  # fmt: skip
     return out
 
@@ -122,6 +126,7 @@ def _paged_hstu_attention(
     max_new_rows: int,
     max_keys: int,
     same_bias: bool,
+    in_parts: bool,
     backend: str | None,
 ) -> Tensor:
     bias = None
@@ -141,11 +146,12 @@ def _paged_hstu_attention(
     )
     chosen = _choose(sizes, q.device, kv_pages, forced=backend)
     if chosen == "reference" or q.shape[0] == 0 or row_offsets.shape[0] < 2:
-        return reference.paged_hstu_attention(
+        whole = reference.paged_hstu_attention(
             q, k, v, kv_pages=kv_pages, timestamp_pages=timestamp_pages, page_table=page_table,
             row_offsets=row_offsets, key_limits=key_limits, timestamps=timestamps, alpha=alpha,
             norm_length=norm_length, bias=bias, kv_scales=kv_scales,
         )  # fmt: skip
+        return whole[None] if in_parts else whole
     if chosen == "cutlass":
         from genrec_kernels.cutlass import paged_hstu_attention as compiled
 
@@ -155,6 +161,7 @@ def _paged_hstu_attention(
             key_limits=key_limits.contiguous(), timestamps=timestamps.contiguous(), alpha=alpha,
             norm_length=norm_length, bias=bias,
             kv_scales=None if kv_scales is None else kv_scales.contiguous(), sizes=sizes,
+            in_parts=in_parts,
         )  # fmt: skip
     from genrec_kernels.triton import paged_hstu_attention as kernels
 
@@ -166,12 +173,16 @@ def _paged_hstu_attention(
             row_offsets=row_offsets.contiguous(), key_limits=key_limits.contiguous(),
             timestamps=timestamps.contiguous(), alpha=alpha, norm_length=norm_length, bias=bias,
             kv_scales=None if kv_scales is None else kv_scales.contiguous(), plan=plan,
+            in_parts=in_parts,
         )  # fmt: skip
 
 
 @_paged_hstu_attention.register_fake
-def _fake(q: Tensor, *_: object) -> Tensor:
-    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+def _fake(q: Tensor, *others: object) -> Tensor:
+    in_parts = others[-2]
+    if in_parts:
+        raise NotImplementedError("how many parts there are depends on the GPU: compile around it")
+    return q.new_empty(q.shape)
 
 
 def _choose(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genrec_kernels import top_k as module
 from genrec_kernels.fused_linear import linear_add, linear_silu
-from genrec_kernels.fused_norm_gate import layer_norm, norm_gate
+from genrec_kernels.fused_norm_gate import layer_norm, norm_gate, norm_gate_of_parts
 from genrec_kernels.top_k import top_k
 
 ON_GPU = torch.cuda.is_available()
@@ -58,6 +58,39 @@ def test_norm_gate_is_registered_well() -> None:
     for backend in ("triton", "reference"):
         arguments = [t.detach().to(DEVICE).requires_grad_() for t in (x, u, weight, bias)]
         torch.library.opcheck(torch.ops.genrec.norm_gate.default, (*arguments, 1e-6, backend))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(
+    ("parts", "rows", "width"),
+    [(1, 5, 50), (2, 0, 8), (2, 1, 1), (3, 7, 50), (5, 3, 64), (11, 4, 40)]
+    + [(5, 384, 1024), (64, 33, 512), (7, 3, 2048)] * ON_GPU,
+)
+def test_norm_gate_of_parts(
+    monkeypatch: pytest.MonkeyPatch, parts: int, rows: int, width: int, dtype: torch.dtype
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    of_parts = dtype if parts == 1 else torch.float32
+    x = torch.randn(parts, rows, width, generator=g).to(DEVICE, of_parts)
+    u = torch.randn(rows, 3 * width, generator=g).to(DEVICE, dtype)[:, width : 2 * width]
+    weight, bias = torch.randn(2, width, generator=g).to(DEVICE, dtype).unbind()
+    empty = torch.empty
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+        out = norm_gate_of_parts(x, u, weight, bias, backend="triton")
+    assert out.dtype == dtype
+    assert out.shape == u.shape
+    wide = F.layer_norm(x.double().sum(0), (width,), weight.double(), bias.double(), 1e-6)
+    for got in (out, norm_gate_of_parts(x, u, weight, bias, backend="reference")):
+        assert not got.numel() or relative(got, wide * u.double()) <= TOLERANCE[dtype]
+
+
+def test_norm_gate_of_parts_is_registered_well() -> None:
+    op = torch.ops.genrec.norm_gate_of_parts.default
+    for backend, dtype in (("triton", torch.float16), ("reference", torch.float32)):
+        parts = torch.randn(3, 5, 8, device=DEVICE)
+        u, weight, bias = (torch.randn(s).to(DEVICE, dtype) for s in ((5, 8), 8, 8))
+        torch.library.opcheck(op, (parts, u, weight, bias, 1e-6, backend))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from genrec_kernels.dispatch import BackendUnavailable
 from genrec_kernels.fp8_pages import FP8
+from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.relative_bias import time_bucket_boundaries
 from genrec_kernels.triton import paged_hstu_attention as kernels
 from genrec_kernels.triton.paged_plan import PagedPlan
@@ -115,6 +116,21 @@ def test_every_way_to_cut_the_work(splits: int, packed: bool, block_keys: int) -
     case.check(out)
     again = kernels.paged_hstu_attention(**case.rows, **case.options, plan=plan)
     assert torch.equal(out, again)
+    parts = kernels.paged_hstu_attention(**case.rows, **case.options, plan=plan, in_parts=True)
+    assert parts.shape == (splits, *out.shape)
+    assert parts.dtype == torch.float32  # as the case is; several are so whatever it is
+    case.check(parts.sum(0))
+
+
+def test_parts_of_the_op_add_up() -> None:
+    case = make_case([(700, 3)], dtype=torch.float16, with_bias=False)
+    parts = run(case, in_parts=True)
+    assert len(parts) > 1
+    assert parts.dtype == torch.float32
+    case.check(parts.sum(0).half())
+    plain = paged_hstu_attention(**case.rows, **case.options, backend="reference", in_parts=True)
+    assert plain.shape == (1, *case.q.shape)
+    case.check(plain[0])
 
 
 def test_bounds_change_only_how_the_sum_is_cut() -> None:

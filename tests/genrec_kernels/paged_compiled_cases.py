@@ -57,6 +57,16 @@ def test_compiled_equals_the_twin(
 
 
 @needs_cutlass
+@pytest.mark.usefixtures("poison")
+def test_compiled_parts_add_up() -> None:
+    case = make_case([(3000, 90), (0, 1), (513, 20)], dtype=torch.bfloat16, page=64, width=128)
+    parts = run_compiled(case, in_parts=True)
+    assert len(parts) > 1
+    assert parts.dtype == torch.float32
+    case.check(parts.sum(0).bfloat16())
+
+
+@needs_cutlass
 @pytest.mark.parametrize("page", [32, 80, 192])
 def test_compiled_half_precision_and_large_pages(page: int) -> None:
     case = make_case([(700, 90), (129, 3)], dtype=torch.float16, page=page, width=64)

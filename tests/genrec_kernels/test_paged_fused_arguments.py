@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genrec_kernels import reference
 from genrec_kernels.fused_linear import linear_add, linear_silu
-from genrec_kernels.fused_norm_gate import layer_norm, norm_gate
+from genrec_kernels.fused_norm_gate import layer_norm, norm_gate, norm_gate_of_parts
 from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.top_k import top_k
@@ -88,6 +88,19 @@ def test_norm_gate() -> None:
     torch.testing.assert_close(compiled(*leaves), expected)
     with pytest.raises(ValueError, match=r"\[\.\.\., W\]"):
         norm_gate(x, u, weight[:4], bias)
+
+
+def test_norm_gate_of_parts() -> None:
+    parts, u, weight, bias = (torch.randn(s) for s in ((3, 4, 8), (4, 8), 8, 8))
+    expected = F.layer_norm(parts.sum(0), (8,), weight, bias, 1e-6) * u
+    torch.testing.assert_close(norm_gate_of_parts(parts, u, weight, bias), expected)
+    one = norm_gate_of_parts(parts[:1], u, weight, bias)
+    assert torch.equal(one, norm_gate(parts[0], u, weight, bias))
+    compiled = torch.compile(norm_gate_of_parts, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(parts, u, weight, bias), expected)
+    for wrong in (parts[:0], parts[0], parts[:, :2]):
+        with pytest.raises(ValueError, match=r"parts must be \[P, R, W\]"):
+            norm_gate_of_parts(wrong, u, weight, bias)
 
 
 def test_layer_norm() -> None:

@@ -121,7 +121,13 @@ def test_page_write(scaled: bool) -> None:
 def test_norm_gate() -> None:
     tile = {"WIDTH": 500, "BLOCK_WIDTH": 512, "BLOCK_ROWS": 2}
     for gate in (False, True):
-        assert compile_for_hopper(fused_norm_gate._forward, GATE=gate, **tile).asm["cubin"]
+        plain = {"GATE": gate, "STATISTICS": gate, "BLOCK_PARTS": 0, "PDL": False}
+        assert compile_for_hopper(fused_norm_gate._forward, **plain, **tile).asm["cubin"]
+    of_parts = {"GATE": True, "STATISTICS": False, "BLOCK_PARTS": 8, "PDL": True}
+    compiled = compile_for_hopper(
+        fused_norm_gate._forward, types={"x_ptr": "*fp32"}, **{**tile, "BLOCK_ROWS": 1}, **of_parts
+    )
+    assert "griddepcontrol.wait" in compiled.asm["ptx"]
     assert compile_for_hopper(fused_norm_gate._backward, num_warps=2, **tile).asm["cubin"]
 
 

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec_kernels.fused_linear import linear_add, linear_silu
-from genrec_kernels.fused_norm_gate import layer_norm, norm_gate
+from genrec_kernels.fused_norm_gate import layer_norm, norm_gate, norm_gate_of_parts
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 from genrec_model.hstu.config import HSTUConfig
 
+
+class AttendedParts(NamedTuple):
+    """Attention that was left as the sum of parts, each of some keys, for inference.
+
+    parts: float [S, R, H, D], to be added up over S.
+    """
+
+    parts: Tensor
+
+
 #: Attention of one layer: (layer, q, k, v), each [..., H, D], to [..., H, D]. Training brings
 #: jagged rows, the exporter padded ones, and the server KV pages.
-Attend = Callable[["HSTULayer", Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[["HSTULayer", Tensor, Tensor, Tensor], Tensor | AttendedParts]
 
 
 def _heads(x: Tensor, heads: tuple[int, int]) -> Tensor:
@@ -74,10 +85,14 @@ class HSTULayer(nn.Module):
         heads = (self.num_heads, self.head_dim)
         return u, _heads(q, heads), _heads(k, heads), _heads(v, heads)
 
-    def combine(self, x: Tensor, u: Tensor, attended: Tensor) -> Tensor:
+    def combine(self, x: Tensor, u: Tensor, attended: Tensor | AttendedParts) -> Tensor:
         """Gate the attention's output [..., H, D] by u and add it to x [..., W]."""
         norm = self.output_norm
-        gated = norm_gate(attended.flatten(-2), u, norm.weight, norm.bias, eps=norm.eps)
+        if isinstance(attended, AttendedParts):
+            parts = attended.parts.flatten(-2)
+            gated = norm_gate_of_parts(parts, u, norm.weight, norm.bias, eps=norm.eps)
+        else:
+            gated = norm_gate(attended.flatten(-2), u, norm.weight, norm.bias, eps=norm.eps)
         if _needs_plain_layers():
             out: Tensor = x + self.output(self.dropout(gated))
             return out

@@ -143,6 +143,7 @@ def paged_hstu_attention(
     bias: RelativeBias | None,
     kv_scales: Tensor | None,
     sizes: PagedSizes,
+    in_parts: bool = False,
     kernel: CompiledKernel | None = None,
 ) -> Tensor:
     """As `genrec_kernels.paged_hstu_attention`, for sizes that are not `unsupported`.
@@ -210,6 +211,8 @@ def paged_hstu_attention(
             inverse_norm=1 / norm_length,
         )
         launch(kernel, parameters, blocks=plan.blocks, device=q.device)
+        if in_parts:
+            return partial.view(plan.splits, *q.shape)
         if plan.splits > 1:
             add_parts(partial, out, plan.splits, block=_SUM_BLOCK, most=MOST_SPLITS)
     return out

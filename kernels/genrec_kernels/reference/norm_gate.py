@@ -32,6 +32,22 @@ def norm_gate(
     return out_RW.to(x.dtype), mean_R, rstd_R
 
 
+def norm_gate_of_parts(
+    parts: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """`norm_gate` of a sum, in the dtype of `u`.
+
+    Args:
+        parts: float [P, R, W], added up over P.
+        u: float [R, W].
+        weight, bias: float [W].
+        eps: added to the variance.
+    """
+    wide = torch.promote_types(parts.dtype, torch.float32)
+    out, _, _ = norm_gate(parts.to(wide).sum(0), u, weight, bias, eps)
+    return out.to(u.dtype)
+
+
 def norm_gate_backward(
     grad: Tensor,
     x: Tensor,

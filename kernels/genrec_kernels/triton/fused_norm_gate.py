@@ -1,6 +1,7 @@
 """``LayerNorm(x)``, ``LayerNorm(x) ⊙ u`` and its gradient, in Triton: all is read or written once.
 
-Letters in shapes: R rows of a program's tile, W width (padded to a power of 2).
+Letters in shapes: R rows of a program's tile, W width (padded to a power of 2), P parts of which
+a row is the sum (padded to a power of 2).
 """
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
@@ -13,23 +14,38 @@ from torch import Tensor
 
 #: Elements of a forward tile of several short rows; longer rows come alone.
 ELEMENTS = 2048
+#: Elements of a program's parts, of one row, that a warp takes.
+PART_ELEMENTS = 2048
 #: Programs of the backward kernel; each adds up its own gradient of weight and bias.
 BACKWARD_PROGRAMS = 1056
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(do_not_specialize=["num_rows", "num_parts"])
 def _forward(
     x_ptr, u_ptr, weight_ptr, bias_ptr, out_ptr, mean_ptr, rstd_ptr,
-    num_rows, x_row, u_row, eps,
-    WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr, GATE: tl.constexpr,
+    num_rows, num_parts, x_part, x_row, u_row, eps,
+    WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_PARTS: tl.constexpr, GATE: tl.constexpr, STATISTICS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Without GATE the norm alone, and what only a gradient needs is not kept."""
+    """Without GATE the norm alone; STATISTICS are what only a gradient needs.
+
+    With BLOCK_PARTS, which takes rows one by one, a row of x is a sum, always in the same order.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_wait()
     row_R = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column_W = tl.arange(0, BLOCK_WIDTH)
     in_width_W = column_W < WIDTH
     real_RW = (row_R < num_rows)[:, None] & in_width_W[None, :]
     x_at_RW = x_ptr + row_R[:, None] * x_row + column_W[None, :]
-    x_RW = tl.load(x_at_RW, mask=real_RW, other=0.0).to(tl.float32)
+    if BLOCK_PARTS:
+        part_P = tl.arange(0, BLOCK_PARTS).to(tl.int64)
+        x_at_PW = x_at_RW + part_P[:, None] * x_part
+        real_PW = real_RW & (part_P < num_parts)[:, None]
+        x_PW = tl.load(x_at_PW, mask=real_PW, other=0.0).to(tl.float32)
+        x_RW = tl.sum(x_PW, 0)[None, :]
+    else:
+        x_RW = tl.load(x_at_RW, mask=real_RW, other=0.0).to(tl.float32)
     if GATE:
         u_at_RW = u_ptr + row_R[:, None] * u_row + column_W[None, :]
         u_RW = tl.load(u_at_RW, mask=real_RW, other=0.0).to(tl.float32)
@@ -45,7 +61,7 @@ def _forward(
         out_RW *= u_RW
     out_at_RW = out_ptr + row_R[:, None] * WIDTH + column_W[None, :]
     tl.store(out_at_RW, out_RW.to(out_ptr.dtype.element_ty), mask=real_RW)
-    if GATE:
+    if STATISTICS:
         tl.store(mean_ptr + row_R, mean_R, mask=row_R < num_rows)
         tl.store(rstd_ptr + row_R, rstd_R, mask=row_R < num_rows)
 
@@ -124,8 +140,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     if num_rows:
         tile = _forward_tile(width)
         _forward[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
-            x, x, weight, bias, out, x, x, num_rows, x.stride(0), 0, eps,
-            GATE=False, **tile,
+            x, x, weight, bias, out, x, x, num_rows, 1, 0, x.stride(0), 0, eps,
+            BLOCK_PARTS=0, GATE=False, STATISTICS=False, PDL=False, **tile,
         )  # fmt: skip
     return out
 
@@ -141,10 +157,31 @@ def norm_gate(
     if num_rows:
         tile = _forward_tile(width)
         _forward[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
-            x, u, weight, bias, out, mean, rstd, num_rows, x.stride(0), u.stride(0), eps,
-            GATE=True, **tile,
+            x, u, weight, bias, out, mean, rstd, num_rows, 1, 0, x.stride(0), u.stride(0), eps,
+            BLOCK_PARTS=0, GATE=True, STATISTICS=True, PDL=False, **tile,
         )  # fmt: skip
     return out, mean, rstd
+
+
+def norm_gate_of_parts(
+    parts: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, *, early: bool
+) -> Tensor:
+    """As `norm_gate` of the sum of float [P, R, W] over P, of which rows are contiguous.
+
+    `early`: the kernel before lets this one be set up while it runs (sm_90).
+    """
+    num_parts, num_rows, width = parts.shape
+    out = torch.empty((num_rows, width), dtype=u.dtype, device=u.device)
+    if num_rows:
+        block_width, block_parts = (triton.next_power_of_2(n) for n in (width, num_parts))
+        _forward[(num_rows,)](
+            parts, u, weight, bias, out, parts, parts,
+            num_rows, num_parts, parts.stride(0), parts.stride(1), u.stride(0), eps,
+            WIDTH=width, BLOCK_WIDTH=block_width, BLOCK_ROWS=1, BLOCK_PARTS=block_parts,
+            GATE=True, STATISTICS=False, PDL=early, launch_pdl=early,
+            num_warps=min(16, max(4, block_parts * block_width // PART_ELEMENTS)),
+        )  # fmt: skip
+    return out
 
 
 def norm_gate_backward(

@@ -83,6 +83,7 @@ def paged_hstu_attention(
     bias: RelativeBias | None,
     kv_scales: Tensor | None,
     plan: PagedPlan,
+    in_parts: bool = False,
 ) -> Tensor:
     """As `genrec_kernels.paged_hstu_attention`, with tiles and splits as `plan` has them.
 
@@ -93,7 +94,7 @@ def paged_hstu_attention(
     num_requests = row_offsets.shape[0] - 1
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if num_rows == 0:
-        return out
+        return out[None] if in_parts else out
     splits = plan.num_splits
     target = out
     if splits > 1:
@@ -130,6 +131,8 @@ def paged_hstu_attention(
         ASM=not interpreted, TMA=descriptor is not None, PDL=plan.tma and splits > 1,
         STAGES=plan.num_stages, num_warps=plan.num_warps,
     )  # fmt: skip
+    if in_parts:
+        return target if splits > 1 else out[None]
     if splits > 1:
         add_parts(target, out, splits, most=triton.next_power_of_2(splits), early=plan.tma)
     return out

@@ -23,7 +23,7 @@ from genrec_kernels.dispatch import use_backend
 from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_model.hstu import HSTUConfig
-from genrec_model.hstu.layer import HSTULayer
+from genrec_model.hstu.layer import AttendedParts, HSTULayer
 
 RECORDS = Path(__file__).parents[2] / "bench" / "records.csv"
 NOW = 1_700_000_000
@@ -113,15 +113,17 @@ class Block:
         """Hidden rows [R, W] of new rows and candidates."""
         places = dict(zip(self.layers, self.pages, strict=True))
 
-        def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> AttendedParts:
             page_write(k, v, self.slots, kv_pages=places[layer])
-            return paged_hstu_attention(
+            parts = paged_hstu_attention(
                 q, k, v, kv_pages=places[layer], timestamp_pages=self.times,
                 page_table=self.page_table, row_offsets=self.offsets, key_limits=self.limits,
                 timestamps=self.row_times, alpha=self.config.alpha,
                 norm_length=self.config.norm_length, bias=layer.bias,
                 max_new_rows=len(self.x) // self.case.batch, max_keys=self.case.history,
+                in_parts=True,
             )  # fmt: skip
+            return AttendedParts(parts)
 
         x = self.x
         for layer in self.layers:

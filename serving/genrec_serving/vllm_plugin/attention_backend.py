@@ -28,7 +28,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_model.hstu import HSTUConfig
-from genrec_model.hstu.layer import HSTULayer
+from genrec_model.hstu.layer import AttendedParts, HSTULayer
 from genrec_serving.vllm_plugin.passes import PassInputs
 
 
@@ -211,9 +211,9 @@ class PagedHSTUAttention(PagedLayer):
         v: Tensor,
         rows: PassInputs,
         timestamp_pages: Tensor,
-    ) -> Tensor:
-        """[R, H, D] each, to [R, H, D]; writes nothing."""
-        return paged_hstu_attention(
+    ) -> AttendedParts:
+        """[R, H, D] each, to parts of [R, H, D]; writes nothing."""
+        parts = paged_hstu_attention(
             q,
             k,
             v,
@@ -230,4 +230,6 @@ class PagedHSTUAttention(PagedLayer):
             max_new_rows=rows.max_new_rows,
             max_keys=rows.max_keys,
             same_bias=rows.slots is None,  # candidates
+            in_parts=True,
         )
+        return AttendedParts(parts)

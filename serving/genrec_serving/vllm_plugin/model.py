@@ -22,7 +22,7 @@ from vllm.forward_context import get_forward_context
 from genrec_cache.stored_matrix import StoredMatrix
 from genrec_kernels.fp8_pages import FP8
 from genrec_model.hstu import HSTU
-from genrec_model.hstu.layer import HSTULayer
+from genrec_model.hstu.layer import AttendedParts, HSTULayer
 from genrec_serving.catalogue import ResidentCatalogue
 from genrec_serving.next_item import NextItem, scores_of_vectors
 from genrec_serving.vllm_plugin.attention_backend import PagedHSTUAttention, PageMetadata
@@ -236,7 +236,7 @@ class GenrecHSTU(nn.Module):
     def _run_layers(self, inputs: PassInputs, x: Tensor) -> Tensor:
         """Hidden rows [R, W] of one pass; those with slots leave their keys and values there."""
 
-        def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> AttendedParts:
             paged = self._paged[layer]
             if self._host is not None:
                 self._host.wait(self.timestamps.layer_name)
