@@ -215,6 +215,10 @@ class CachedTable(EmbeddingTable):
         """
         return self._look_up(ids, None, counted=counted)[0]
 
+    def gather_versioned(self, ids: Tensor, *, counted: bool = True) -> tuple[Tensor, int]:
+        """As `gather`, and the version that all rows are of."""
+        return self._look_up(ids, None, counted=counted)
+
     @contextmanager
     def in_use(self, ids: Tensor | None) -> Iterator[None]:
         """A block in which `launch` may be called, or a CUDA graph replayed that was captured so.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,6 +17,7 @@ from genrec_model.artifact import Artifact
 from genrec_model.errors import ConfigError
 from genrec_model.hstu import HSTU
 from genrec_serving.vllm_plugin import item_rows
+from genrec_serving.vllm_plugin.compact_catalogue import CompactCatalogue
 from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions, all_item_caches
 from genrec_serving.vllm_plugin.item_rows import CachedItems, ItemRows, popularity
 
@@ -76,9 +78,28 @@ def test_what_may_be_asked_for() -> None:
     for wrong in ("0", "1.5", "-1", "nan", "10%", ""):
         with pytest.raises(ConfigError, match=r"item cache .*: use auto, on, off, or a share"):
             ItemCacheOptions.parse(wrong)
-    for change in ({"slots": 0.0}, {"above": 1.5}, {"slot_bytes": 0}, {"mode": "maybe"}):
+    assert ItemCacheOptions.parse("auto,compact") == ItemCacheOptions(search="compact")
+    assert ItemCacheOptions.parse("0.3,stream") == ItemCacheOptions(
+        mode="on", slots=0.3, search="stream"
+    )
+    for wrong in ("on,", "on,whole", "0.3,stream,stream"):
+        with pytest.raises(ConfigError, match="after the comma use one of auto, compact, stream"):
+            ItemCacheOptions.parse(wrong)
+    for change in (
+        *({"slots": 0.0}, {"above": 1.5}, {"slot_bytes": 0}, {"mode": "maybe"}),
+        *({"search": "whole"}, {"search_share": -0.1}, {"search_share": 1.1}),
+    ):
         with pytest.raises(ConfigError, match="item cache"):
             ItemCacheOptions(**change)
+
+
+def test_where_retrieval_has_a_copy() -> None:
+    auto = ItemCacheOptions()
+    assert auto.why_no_copy(1600, 6400) is None
+    assert "25.0% of the GPU's memory, more than 25.0%" in str(auto.why_no_copy(1601, 6400))
+    assert "CPU" in str(auto.why_no_copy(1, None))
+    assert ItemCacheOptions(search="compact").why_no_copy(10**12, None) is None
+    assert ItemCacheOptions(search="stream").why_no_copy(1, 10**12) is not None
 
 
 def test_how_many_slots() -> None:
@@ -182,6 +203,37 @@ def test_a_cache_that_cannot_be_made_leaves_the_whole_table(tiny_artifact, caplo
     rows.close()
 
 
+@pytest.mark.parametrize("search", ["auto", "stream", "compact"])
+def test_how_retrieval_searches_is_shown(tiny_artifact, caplog, search) -> None:
+    caplog.set_level("INFO")
+    _, rows = rows_of(tiny_artifact, replace(on(tiny_artifact), search=search))
+    shown = rows.statistics()
+    compact = search == "compact"
+    assert isinstance(rows.catalogue, CompactCatalogue) == compact
+    assert shown["search"] == ("compact" if compact else "stream")
+    assert bool(shown["search_why"]) != compact
+    config = tiny_artifact.config
+    size = config.num_items * (config.hidden_size + 8)
+    assert shown["search_bytes"] == (size if compact else 0)
+    assert caplog.text.count("retrieval searches a copy") == compact
+    assert caplog.text.count("retrieval reads the whole item table") == (not compact)
+    rows.close()
+
+
+def test_a_copy_that_cannot_be_made_leaves_the_stream(tiny_artifact, caplog) -> None:
+    class Full(CompactCatalogue):
+        def __init__(self, *arguments: object) -> None:
+            raise RuntimeError("out of memory")
+
+    with patch.object(item_rows, "CompactCatalogue", Full):
+        _, rows = rows_of(tiny_artifact, replace(on(tiny_artifact), search="compact"))
+    shown = rows.statistics()
+    assert (shown["state"], shown["search"], shown["problem"]) == ("on", "stream", "")
+    assert shown["search_why"] == "no copy in eight bits: out of memory"
+    assert "out of memory" in caplog.text
+    rows.close()
+
+
 def test_several_engines_are_shown_as_one(tiny_artifact) -> None:
     engines = [rows_of(tiny_artifact, on(tiny_artifact))[1] for _ in range(2)]
     for rows in engines:
@@ -189,6 +241,13 @@ def test_several_engines_are_shown_as_one(tiny_artifact) -> None:
     parts = [{"item_cache": rows.statistics()} for rows in engines]
     found = all_item_caches(parts)
     assert (found["state"], found["accesses"], found["unique"]) == ("on", 6, 4)
+    for rows in engines:
+        assert rows.catalogue is not None
+        user = torch.zeros(1, rows.catalogue._table.width)
+        every = torch.ones(rows.catalogue.num_rows, dtype=torch.bool)
+        rows.catalogue.search(user, 2, exclude=None, allow=every)
+    both = all_item_caches([{"item_cache": rows.statistics()} for rows in engines])
+    assert (both["search"], both["searches"], both["search_streams"]) == ("stream", 2, 2)
     off = {"item_cache": rows_of(tiny_artifact, ItemCacheOptions())[1].statistics()}
     assert all_item_caches([off, off])["state"] == "off"
     failed = {"item_cache": {"state": "failed", "why": "", "problem": "full"}}

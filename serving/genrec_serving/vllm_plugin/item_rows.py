@@ -27,7 +27,10 @@ from genrec_cache.snapshot import SnapshotUnfit
 from genrec_cache.stored_matrix import StoredMatrix
 from genrec_model.features.reserved import NUM_RESERVED
 from genrec_model.hstu import HSTU
+from genrec_serving.vllm_plugin.compact_catalogue import CompactCatalogue
 from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions
+from genrec_serving.vllm_plugin.streamed_catalogue import StreamedCatalogue
+from genrec_serving.vllm_plugin.unit_codes import UnitCodes
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +116,9 @@ class ItemRows:
     ) -> None:
         self._keeper: Keeper | None = None
         self.cached: CachedItems | None = None
+        #: To search the table; None where it is on the device as a whole.
+        self.catalogue: StreamedCatalogue | None = None
+        self._why_stream = ""
         self._state, self._problem = "off", ""
         cuda = device.type == "cuda"
         memory = torch.cuda.get_device_properties(device).total_memory if cuda else None
@@ -129,6 +135,7 @@ class ItemRows:
             return
         self._state = "on"
         fill(self.cached.cache, options)
+        self.catalogue, self._why_stream = searched(self.cached.cache, options, memory)
         if options.snapshot is not None:
             self._keeper = Keeper(self.cached.cache, Path(options.snapshot))
 
@@ -141,8 +148,16 @@ class ItemRows:
 
     def statistics(self) -> dict[str, Any]:
         """`state` (``on``, ``off`` with `why`, ``failed`` with `problem`), and the cache's own."""
-        if self.cached is not None:
-            return {"state": self._state, **self.cached.statistics()}
+        if self.cached is not None and self.catalogue is not None:
+            rows, search = self.cached.statistics(), self.catalogue.statistics()
+            problems = (rows["problem"], self.catalogue.problem)
+            return {
+                "state": self._state,
+                **rows,
+                **search,
+                "search_why": self._why_stream,
+                "problem": "; ".join(str(one) for one in problems if one),
+            }
         return {"state": self._state, "why": self._why, "problem": self._problem}
 
     def close(self) -> None:
@@ -194,6 +209,31 @@ def fill(table: CachedTable, options: ItemCacheOptions) -> None:
     counts = popularity(Path(options.artifact), table.num_rows)
     if counts is not None:
         table.warm(counts)
+
+
+def searched(
+    table: CachedTable, options: ItemCacheOptions, memory: int | None
+) -> tuple[StreamedCatalogue, str]:
+    """How retrieval searches a cached table, and why it reads the whole of it where it does.
+
+    Args:
+        table: of items.
+        options: whether the device may have a copy in eight bits.
+        memory: bytes of the GPU; None on a CPU.
+    """
+    size = UnitCodes.bytes_of(table.num_rows, table.width)
+    why = options.why_no_copy(size, memory)
+    if why is None:
+        try:
+            found = CompactCatalogue(table)
+        except (RuntimeError, ValueError) as error:
+            why = f"no copy in eight bits: {error}"
+            logger.warning("%s", why)
+        else:
+            logger.info("retrieval searches a copy of the items in eight bits, %d bytes", size)
+            return found, ""
+    logger.info("retrieval reads the whole item table once a search: %s", why)
+    return StreamedCatalogue(table), why
 
 
 def popularity(artifact: Path, rows: int) -> Ints | None:

@@ -23,7 +23,7 @@ from genrec_cache.stored_matrix import StoredMatrix
 from genrec_kernels.fp8_pages import FP8
 from genrec_model.hstu import HSTU
 from genrec_model.hstu.layer import AttendedParts, HSTULayer
-from genrec_serving.catalogue import ResidentCatalogue
+from genrec_serving.catalogue import Catalogue, ResidentCatalogue
 from genrec_serving.next_item import NextItem, scores_of_vectors
 from genrec_serving.vllm_plugin.attention_backend import PagedHSTUAttention, PageMetadata
 from genrec_serving.vllm_plugin.candidate_pass import (
@@ -41,7 +41,6 @@ from genrec_serving.vllm_plugin.item_rows import ItemRows, item_cache_options
 from genrec_serving.vllm_plugin.passes import Passes, PassInputs, PassOptions, all_sizes
 from genrec_serving.vllm_plugin.pooler import HSTUPooler
 from genrec_serving.vllm_plugin.prompt import ROW_WIDTH, unpack
-from genrec_serving.vllm_plugin.streamed_catalogue import StreamedCatalogue
 from genrec_serving.vllm_plugin.timestamp_pages import TimestampPages
 
 logger = logging.getLogger(__name__)
@@ -266,12 +265,9 @@ class GenrecHSTU(nn.Module):
 
     def _next_item(self) -> NextItem:
         assert self.item_rows is not None
-        cached = self.item_rows.cached
-        catalogue = (
-            ResidentCatalogue(self.hstu.catalogue_embedding())
-            if cached is None
-            else StreamedCatalogue(cached.cache)
-        )
+        catalogue: Catalogue | None = self.item_rows.catalogue
+        if catalogue is None:
+            catalogue = ResidentCatalogue(self.hstu.catalogue_embedding())
         return NextItem(catalogue, self.config.temperature)
 
     def statistics(self) -> dict[str, Any]:

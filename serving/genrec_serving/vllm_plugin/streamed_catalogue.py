@@ -9,6 +9,8 @@ leaves out, k items found.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,34 @@ from genrec_cache.embedding_cache import CachedTable
 from genrec_cache.row_stream import PIECE_BYTES, stream_rows
 from genrec_kernels.top_k import TopK, top_k
 from genrec_serving.catalogue import Catalogue
+
+# Before what they needed says anything.
+_ENOUGH_SEARCHES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchCounts:
+    """What searches did.
+
+    Args:
+        searches: that were made, of one user or more.
+        streams: of those, with the whole table.
+        fallbacks: of those, after a search by a copy on the device did not do.
+        rows: that were read one by one.
+    """
+
+    searches: int = 0
+    streams: int = 0
+    fallbacks: int = 0
+    rows: int = 0
+
+    def __add__(self, other: SearchCounts) -> SearchCounts:
+        return SearchCounts(
+            searches=self.searches + other.searches,
+            streams=self.streams + other.streams,
+            fallbacks=self.fallbacks + other.fallbacks,
+            rows=self.rows + other.rows,
+        )
 
 
 class StreamedCatalogue(Catalogue):
@@ -32,9 +62,11 @@ class StreamedCatalogue(Catalogue):
         self._piece_bytes = piece_bytes
         self.num_rows, self.dtype = table.num_rows, table.host.dtype
         self.device = table.device
+        self._counts = SearchCounts()
 
     def search(self, users: Tensor, k: int, *, exclude: Tensor | None, allow: Tensor) -> TopK:
         """As the base class says."""
+        self._count(SearchCounts(searches=1, streams=1))
         k = min(k, self.num_rows)
         best = TopK(
             torch.full((len(users), k), -1, device=self.device),
@@ -56,6 +88,32 @@ class StreamedCatalogue(Catalogue):
         """As the base class says. Not counted: the layers look the items up, too."""
         self._table.check(items)
         return F.normalize(self._table.gather(items, counted=False), dim=-1)
+
+    def statistics(self) -> dict[str, float | str]:
+        """How it searches (``compact`` or ``stream``), bytes of its copy, and what it did."""
+        done = self._counts
+        return {
+            "search": "stream",
+            "search_bytes": 0,
+            "searches": done.searches,
+            "search_streams": done.streams,
+            "search_fallbacks": done.fallbacks,
+            "search_rows": done.rows,
+        }
+
+    @property
+    def problem(self) -> str:
+        """What an operator should mend, in words; nothing where all is well."""
+        done = self._counts
+        if done.searches < _ENOUGH_SEARCHES or 2 * done.fallbacks <= done.searches:
+            return ""
+        return (
+            f"{done.fallbacks} of {done.searches} searches needed the whole table after all: "
+            "without the copy (search: stream) they take less time"
+        )
+
+    def _count(self, more: SearchCounts) -> None:
+        self._counts += more
 
 
 def _within(exclude: Tensor, first: int, count: int) -> Tensor:
