@@ -15,7 +15,7 @@ from torch import Tensor
 from genrec_cache.embedding_cache import CachedTable
 from genrec_kernels.top_k import TopK
 from genrec_serving.catalogue import ResidentCatalogue
-from genrec_serving.vllm_plugin import compact_catalogue
+from genrec_serving.vllm_plugin import compact_catalogue, unit_codes
 from genrec_serving.vllm_plugin.compact_catalogue import CompactCatalogue
 from genrec_serving.vllm_plugin.streamed_catalogue import StreamedCatalogue
 from genrec_serving.vllm_plugin.unit_codes import DTYPES, UnitCodes
@@ -88,7 +88,7 @@ def same(found: TopK, expected: TopK, users: Tensor, table: Tensor) -> None:
     near = partial(torch.testing.assert_close, rtol=max(share, 1e-5), atol=1e-6)
     near(found.scores, expected.scores)
     assert torch.equal(found.items < 0, expected.items < 0)
-    every = users.double() @ F.normalize(table, dim=-1).to(users.device).double().T
+    every = users.double() @ F.normalize(table.to(users.device), dim=-1).double().T
     for mine, scores, of_all in zip(found.items, found.scores, every, strict=True):
         kept = mine[mine >= 0]
         assert len(kept.unique()) == len(kept)
@@ -231,6 +231,17 @@ def test_many_users_are_searched_in_groups(monkeypatch: pytest.MonkeyPatch) -> N
     assert compact.statistics()["search_streams"] == 1
 
 
+def test_codes_are_used_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, users = random(1000, 16), users_of(torch.float32, "cpu", 3, 16)
+    host, cpu = CachedTable(table, 1).host, torch.device("cpu")
+    whole = UnitCodes(host, cpu).bounds(users)
+    monkeypatch.setattr(unit_codes, "_MADE_CODES", 16 * 70)
+    parts = UnitCodes(host, cpu)
+    monkeypatch.setattr(unit_codes, "_PIECE_CODES", 16 * 300)
+    for one, other in zip(parts.bounds(users), whole, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_after_a_swap_the_new_rows_are_searched() -> None:
     old, new = random(1000, 16), normal(1000, 16, seed=9)
     compact, _, cached = searches(old, "cpu", spare_rows=300)
@@ -291,6 +302,18 @@ def test_scores_are_within_their_bounds(data: st.DataObject) -> None:
     assert bool(upper[:, ~known].isposinf().all())
     for score in (exact[:, known], searched[:, known]):
         assert bool(((lower[:, known] <= score) & (score <= upper[:, known])).all())
+
+
+def test_factors_that_may_be_rounded_widen_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    users = users_of(torch.float32, "cpu", 2, 16)
+    codes = UnitCodes(CachedTable(random(50, 16), 1).host, torch.device("cpu"))
+    width = {}
+    for precision in ("highest", "high", "medium"):
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda now=precision: now)
+        lower, upper = codes.bounds(users)
+        width[precision] = float((upper - lower).mean())
+    assert width["high"] == pytest.approx(width["highest"] + 4 * 2.0**-9, rel=1e-3)
+    assert width["medium"] == pytest.approx(width["highest"] + 4 * 2.0**-6, rel=1e-3)
 
 
 @settings(max_examples=40, deadline=None)

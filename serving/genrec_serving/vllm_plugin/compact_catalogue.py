@@ -80,6 +80,8 @@ class CompactCatalogue(StreamedCatalogue):
     def search(self, users: Tensor, k: int, *, exclude: Tensor | None, allow: Tensor) -> TopK:
         """As the base class says."""
         k = min(k, self.num_rows)
+        if exclude is not None and not exclude.shape[1]:
+            exclude = None
         at_once = max(1, _SCORE_BYTES // (torch.float32.itemsize * self.num_rows))
         groups = list(torch.split(users, at_once)) if len(users) else []
         read = sum(self._room(len(group), k) for group in groups)
@@ -104,6 +106,8 @@ class CompactCatalogue(StreamedCatalogue):
             return super().search(users, k, exclude=exclude, allow=allow)
         self._count(SearchCounts(searches=1, rows=read))
         found = [part.best for part in parts]
+        if len(found) == 1:
+            return found[0]
         return TopK(
             torch.cat([one.items for one in found]), torch.cat([one.scores for one in found])
         )

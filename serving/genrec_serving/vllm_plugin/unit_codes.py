@@ -16,8 +16,10 @@ from genrec_cache.row_stream import stream_rows
 
 #: Data types of tables whose scores can be bounded.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Codes that are made, or widened for a product, at once: what stays in a GPU's L2 cache.
-_PIECE_CODES = 16 << 20
+# Codes that are widened for a product at once: as much memory as the stream's two pieces.
+_PIECE_CODES = 64 << 20
+# That are made at once, out of several float32 each.
+_MADE_CODES = 4 << 20
 _LARGEST = 127.0
 # Of one addition in float32, four times over: tensor cores cut off where the CPU rounds.
 _UNIT = 2.0**-22
@@ -41,11 +43,12 @@ class UnitCodes:
     r are kept. The score ``u · v`` of a user u then is ``scale * (u · codes)`` up to ``|u| |r|``,
     by the inequality of Cauchy and Schwarz.
 
-    What rounds besides is in the bounds, too, in the order of `bounds`: sums of W products in
-    float32, here and in the exact search, each off by up to ``W · 2⁻²²`` of ``|u| |v|`` (Higham,
-    "Accuracy and Stability of Numerical Algorithms", 2002, section 3.1); the exact score where it
-    is rounded to the table's type, by a share of itself. A row is taken to have one unit vector,
-    whichever rows are made into unit vectors with it.
+    What rounds besides is in the bounds, too. Sums of W products in float32, here and in the exact
+    search, are each off by up to ``W · 2⁻²²`` of ``|u| |v|`` (Higham, "Accuracy and Stability of
+    Numerical Algorithms", 2002, section 3.1, and four times that); the exact score is off by a
+    share of itself where it is rounded to the table's type; PyTorch may be told to round the
+    factors of float32 products. A row is taken to have one unit vector, whichever rows are made
+    into unit vectors with it.
 
     Args:
         host: the table, of one of :data:`DTYPES`; kept, to know which table this is of.
@@ -62,7 +65,7 @@ class UnitCodes:
         self.host = host
         rows, width = host.num_rows, host.width
         row_bytes = max(1, host.stored.values[:1].nbytes)
-        at_once = max(1, _PIECE_CODES // max(1, width))
+        at_once = max(1, _MADE_CODES // max(1, width))
         # Searches of any mode read them.
         with torch.inference_mode(False), torch.no_grad():
             self._codes = torch.empty((rows, width), dtype=torch.int8, device=device)
@@ -92,9 +95,8 @@ class UnitCodes:
         """
         scores_BV = self._products(users).mul_(self._scales)
         length_B1 = users.float().norm(dim=1, keepdim=True)
-        slack_V = self._slack
-        if users.dtype == torch.float32:
-            slack_V = slack_V + 2.0 * _FACTORS[torch.get_float32_matmul_precision()]
+        factors = 0.0 if _narrow(users) else _FACTORS[torch.get_float32_matmul_precision()]
+        slack_V = self._slack + 2.0 * factors if factors else self._slack
         off_BV = length_B1 * slack_V
         # Where the exact search rounds a score to the table's type.
         share = max(torch.finfo(users.dtype).eps, _NOTHING)
@@ -119,15 +121,18 @@ class UnitCodes:
 
     def _products(self, users: Tensor) -> Tensor:
         """Users times codes, float32 [B, V]; widening the codes to any type is exact."""
-        rows, width = self._codes.shape
-        out_BV = torch.empty((len(users), rows), device=users.device)
-        narrow = users.is_cuda and users.dtype != torch.float32
-        at_once = max(1, _PIECE_CODES // max(1, width))
-        for first in range(0, rows, at_once):
-            codes_NW = self._codes[first : first + at_once]
-            if narrow:
-                part = torch.mm(users, codes_NW.to(users.dtype).T, out_dtype=torch.float32)
-            else:
-                part = users.float() @ codes_NW.float().T
-            out_BV[:, first : first + at_once] = part
-        return out_BV
+        at_once = max(1, _PIECE_CODES // max(1, self._codes.shape[1]))
+        pieces = torch.split(self._codes, at_once)
+        if _narrow(users):
+            parts = [
+                torch.mm(users, piece.to(users.dtype).T, out_dtype=torch.float32)
+                for piece in pieces
+            ]
+        else:
+            parts = [users.float() @ piece.float().T for piece in pieces]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _narrow(users: Tensor) -> bool:
+    """Whether products are of the table's own type, with sums in float32."""
+    return users.is_cuda and users.dtype != torch.float32
