@@ -11,9 +11,11 @@ from genrec_kernels.ptx_emulator.memory import MemoryFault, SharedMemory, Tensor
 from genrec_kernels.ptx_emulator.program import PtxError
 from genrec_kernels.ptx_emulator.wgmma import (
     accumulators_to_rows,
+    from_halves,
     narrow,
     narrow_to_byte,
     rows_to_accumulators,
+    to_halves,
     widen,
     widen_byte,
 )
@@ -156,6 +158,14 @@ def test_fragments_hold_every_element_once() -> None:
     assert (accumulators_to_rows(registers) == rows).all()
 
 
+def test_sums_in_half_precision_are_two_in_a_register() -> None:
+    numbers = np.arange(8 * 32, dtype=np.float32).reshape(8, 32)
+    registers = to_halves(numbers)
+    assert registers.shape == (4, 32)
+    assert (from_halves(registers) == numbers).all()
+    assert registers[1, 5] == np.array([69, 101], np.float16).view(np.uint32)[0]
+
+
 @pytest.mark.parametrize("element", ["bf16", "f16"])
 def test_sixteen_bits_round_to_even(element: str) -> None:
     import torch
@@ -198,3 +208,53 @@ def test_bytes_are_chosen_by_a_selector() -> None:
     )
     # Bytes 0, 7 and 2, and the sign of byte 7.
     assert set(found.view(np.uint32)) == {0xFF22FF00}
+
+
+def halves(*numbers: float) -> list[str]:
+    """Each number in both halves of a register."""
+    return [f"0x{int(np.float16(x).view(np.uint16)) * 0x10001:08X}U" for x in numbers]
+
+
+def of_halves(found: np.ndarray) -> list[float]:
+    """The two numbers that every lane has."""
+    assert len(set(found.tolist())) == 1
+    return found[:1].view(np.float16).tolist()
+
+
+@pytest.mark.parametrize(
+    ("instruction", "numbers", "expected"),
+    [
+        ("mul.rn.f16x2", (3.0, -0.5), -1.5),
+        ("mul.rn.f16x2", (60000.0, 2.0), np.inf),
+        # Rounded once: 1 - 2^-20, not 0 or 2^-10.
+        ("fma.rn.f16x2", (1 + 2**-10, 1 - 2**-10, -1.0), -(2**-20)),
+        ("fma.rn.sat.f16x2", (2.0, 3.0, 0.5), 1.0),
+        ("fma.rn.sat.f16x2", (-2.0, 3.0, 0.5), 0.0),
+        ("fma.rn.sat.f16x2", (np.nan, 3.0, 0.5), 0.0),
+        ("tanh.approx.f16x2", (0.5,), 0.462158203125),
+    ],
+)
+def test_two_numbers_in_half_precision(
+    instruction: str, numbers: tuple[float, ...], expected: float
+) -> None:
+    found = run(f"{instruction} %r2, {', '.join(halves(*numbers))}; st.global.b32 [%rd2], %r2;")
+    assert of_halves(found) == [expected] * 2
+
+
+def test_a_sum_cut_to_one() -> None:
+    found = run(
+        "fma.rn.sat.f32 %r2, 0f40000000, 0f40000000, 0f3F000000; st.global.b32 [%rd2], %r2;"
+    )
+    assert set(found.view(np.float32)) == {1.0}
+
+
+def test_halves_from_floats_and_to_bytes() -> None:
+    body = """
+        cvt.rn.satfinite.f16x2.f32 %r2, 0f49742400, 0fC0400000;  // 1e6 and -3
+        cvt.rn.satfinite.e4m3x2.f16x2 %r3, %r2;
+        """
+    found = run(body + "st.global.b32 [%rd2], %r2;")
+    assert of_halves(found) == [-3.0, 65504.0]
+    words = run(body + "st.global.b32 [%rd2], %r3;") & 0xFFFF
+    lower, upper = widen_byte(np.array([words[0] & 255, words[0] >> 8]))
+    assert (lower, upper) == (-3.0, 448.0)

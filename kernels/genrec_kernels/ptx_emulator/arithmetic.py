@@ -30,6 +30,7 @@ TYPES: dict[str, np.dtype[Any]] = {
 }
 #: Floats that are held as bits, and packed pairs.
 _FLOATS = {"bf16x2": "b32", "f16x2": "b32", "bf16": "b16", "f16": "b16", "e4m3x2": "b16"}
+_LARGEST_HALF = np.float32(65504)
 _WIDER = {"s16": "s32", "u16": "u32", "s32": "s64", "u32": "u64"}
 
 _COMPARE: dict[str, Callable[[Lanes, Lanes], Lanes]] = {
@@ -69,6 +70,8 @@ def result_type(op: tuple[str, ...]) -> str:
     if op[0] == "cvt":
         to = _kinds(op)[0]
         return _FLOATS.get(to, to)
+    if op[-1] in _FLOATS:
+        return _FLOATS[op[-1]]
     if op[:2] in (("mul", "wide"), ("mad", "wide")):
         return _WIDER[op[-1]]
     return op[-1]
@@ -78,20 +81,22 @@ def operand_types(op: tuple[str, ...], count: int) -> list[str]:
     """Types that an instruction reads its operands as."""
     kind = op[-1]
     if op[0] == "cvt":
-        return ["b16" if kind in ("bf16", "f16") else kind] * count
+        return [_FLOATS.get(kind, kind)] * count
     if op[0] == "selp":
         return [kind, kind, "pred"]
     if op[0] in ("shl", "shr"):
         return [kind, "u32"]
     if op[:2] == ("mad", "wide"):
         return [kind, kind, _WIDER[kind]]
-    return [kind] * count
+    return [_FLOATS.get(kind, kind)] * count
 
 
 def compute(op: tuple[str, ...], a: list[Lanes]) -> Lanes | None:
     """What an instruction gives, or None if it is none of these."""
     name = op[0]
     with np.errstate(all="ignore"):
+        if op[-1] == "f16x2" and name != "cvt":
+            return _of_halves(op, a)
         if name == "setp":
             return _COMPARE[op[1].removesuffix("u")](a[0], a[1])
         if name in _TWO:
@@ -105,7 +110,7 @@ def compute(op: tuple[str, ...], a: list[Lanes]) -> Lanes | None:
             return _multiply(op, a)
         if name == "fma":
             exact = a[0].astype(np.float64) * a[1].astype(np.float64) + a[2].astype(np.float64)
-            return exact.astype(np.float32)
+            return (_within_one(exact) if "sat" in op else exact).astype(np.float32)
         if name in ("shl", "shr"):
             bits = a[0].dtype.itemsize * 8
             count = np.minimum(a[1], bits - 1).astype(a[0].dtype)
@@ -123,6 +128,27 @@ def compute(op: tuple[str, ...], a: list[Lanes]) -> Lanes | None:
         if name == "cvt":
             return _convert(op, a)
     return None
+
+
+def _of_halves(op: tuple[str, ...], a: list[Lanes]) -> Lanes | None:
+    """An instruction on two numbers of 16 bits in each lane, computed exactly and rounded once."""
+    numbers = [x.view(np.float16).astype(np.float64) for x in map(np.ascontiguousarray, a)]
+    if op[0] == "fma":
+        found = numbers[0] * numbers[1] + numbers[2]
+    elif op[0] == "mul":
+        found = numbers[0] * numbers[1]
+    elif op[0] == "tanh":
+        found = np.tanh(numbers[0])
+    else:
+        return None
+    if "sat" in op:
+        found = _within_one(found)
+    return found.astype(np.float16).view(np.uint32)
+
+
+def _within_one(values: Lanes) -> Lanes:
+    """``.sat``: cut to [0, 1], what is no number to 0."""
+    return np.where(np.isnan(values), 0, np.clip(values, 0, 1))
 
 
 def _permuted(low: Lanes, high: Lanes, selector: Lanes) -> Lanes:
@@ -168,11 +194,16 @@ def _kinds(op: tuple[str, ...]) -> list[str]:
 
 def _convert(op: tuple[str, ...], a: list[Lanes]) -> Lanes:
     to, source = _kinds(op)
+    if to == "e4m3x2" and source == "f16x2":
+        pairs = np.ascontiguousarray(a[0]).view(np.float16).astype(np.float32)
+        return narrow_to_byte(pairs).view(np.uint16)
     if to == "e4m3x2":
         upper, lower = (narrow_to_byte(x).astype(np.uint16) for x in a)
         return upper << np.uint16(8) | lower
     if to in ("bf16x2", "f16x2"):
         element = "bf16" if to == "bf16x2" else "f16"
+        if "satfinite" in op and to == "f16x2":
+            a = [np.clip(x, -_LARGEST_HALF, _LARGEST_HALF) for x in a]
         high, low = (narrow(x, element).astype(np.uint32) for x in a)
         return high << np.uint32(16) | low
     if to in ("bf16", "f16"):

@@ -14,10 +14,12 @@ from genrec_kernels.ptx_emulator.registers import items
 from genrec_kernels.ptx_emulator.warp_state import WarpState
 from genrec_kernels.ptx_emulator.wgmma import (
     accumulators_to_rows,
+    from_halves,
     load_operand,
     rows_from_registers,
     rows_to_accumulators,
     shape_of,
+    to_halves,
 )
 
 
@@ -73,9 +75,12 @@ def _product(warp: WarpState, instruction: Instruction) -> None:
     b = load_operand(shared, bits, columns, depth, transposed=bool(transposed_b), element=element)
     with np.errstate(all="ignore"):
         result = a @ b.T
+    # Sums in half precision are two neighbouring columns in a register.
+    halves = "f16" in instruction.op[:-2]
     if warp.registers.read(scale_d, "pred")[0]:
-        old = np.stack([warp.registers.read(x, "f32") for x in targets])
-        result = result + accumulators_to_rows(old)
+        old = np.stack([warp.registers.read(x, "b32" if halves else "f32") for x in targets])
+        result = result + accumulators_to_rows(from_halves(old) if halves else old)
     everyone = np.ones(LANES, bool)
-    for name, value in zip(targets, rows_to_accumulators(result), strict=True):
+    sums = rows_to_accumulators(result)
+    for name, value in zip(targets, to_halves(sums) if halves else sums, strict=True):
         warp.registers.write(name, value, everyone)

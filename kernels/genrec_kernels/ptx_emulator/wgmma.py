@@ -142,6 +142,18 @@ def rows_from_registers(registers: list[NDArray[np.uint32]], element: str) -> ND
     return out
 
 
+def from_halves(registers: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """[registers, 32] of two numbers in half precision to [2 · registers, 32] of one."""
+    low, high = ((registers >> np.uint32(16 * c)).astype(np.uint16) for c in range(2))
+    return np.stack([widen(low, "f16"), widen(high, "f16")], 1).reshape(-1, 32)
+
+
+def to_halves(numbers: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """The inverse of `from_halves`, rounded."""
+    bits = narrow(numbers, "f16").astype(np.uint32).reshape(-1, 2, 32)
+    return bits[:, 0] | bits[:, 1] << np.uint32(16)
+
+
 def accumulators_to_rows(registers: NDArray[np.float32]) -> NDArray[np.float32]:
     """[columns / 2, 32] of a warp's accumulators to [16, columns]."""
     out = np.empty((16, 2 * len(registers)), np.float32)
