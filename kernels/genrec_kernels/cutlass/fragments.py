@@ -5,6 +5,7 @@
 from types import SimpleNamespace
 
 import cutlass.cute as cute
+from cutlass import Float16, Float32
 
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
 from genrec_kernels.cutlass.products import scores_product_of, values_product_of, weights_of
@@ -32,8 +33,9 @@ def fragments_of(variant, shared):
     thread = thread % WARP_GROUP
 
     # The flag that a product adds to its accumulator is set outside of loops.
-    first_mma = scores_product_of(dtype, groups, keys, variant.bias)
-    next_mma = scores_product_of(dtype, groups, keys, True)
+    scores_dtype = Float16 if variant.half_scores else Float32
+    first_mma = scores_product_of(dtype, groups, keys, variant.bias, scores_dtype)
+    next_mma = scores_product_of(dtype, groups, keys, True, scores_dtype)
     pv_mma = values_product_of(dtype, groups, variant.width)
     # Operands in shared memory are descriptors that a whole warp group shares.
     qk_group = first_mma.get_slice(warp_group * WARP_GROUP)

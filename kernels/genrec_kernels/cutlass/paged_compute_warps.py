@@ -131,7 +131,7 @@ def _add_own(
         score = own.reduce(cute.ReductionOp.ADD, Float32(0.0), 0)
         score += cute.arch.shuffle_sync_bfly(score, 1)
         score += cute.arch.shuffle_sync_bfly(score, 2)
-        weight = weight_of(score + own_bias, scalars.half_alpha, 1.0)
+        weight = weight_of(score + own_bias, scalars.half_alpha)
         values = cute.make_rmem_tensor(cute.make_layout(2 * count), Float32)
         values.store(_pairs_of(v_pairs, here, head, column, count, dtype))
         for j in cutlass.range_constexpr(count):

@@ -4,17 +4,17 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, const_expr
+from cutlass import Float32
 from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
 from cutlass.utils import hopper_helpers as sm90
 
 from genrec_kernels.cutlass.variants import GROUP_ROWS
 
 
-def scores_product_of(dtype, groups, columns, accumulate):
+def scores_product_of(dtype, groups, columns, accumulate, sums_dtype):
     """Queries by keys, of all computing warp groups, of 64 rows each; keys in shared memory."""
     source = warpgroup.OperandSource.SMEM
-    return _product_of(dtype, groups, columns, OperandMajorMode.K, source, accumulate)
+    return _product_of(dtype, groups, columns, OperandMajorMode.K, source, accumulate, sums_dtype)
 
 
 def values_product_of(dtype, groups, columns):
@@ -23,16 +23,17 @@ def values_product_of(dtype, groups, columns):
     Values of 16 bits lie as they are in memory, those of eight bits along the sum.
     """
     major = OperandMajorMode.K if dtype.width == 8 else OperandMajorMode.MN
-    return _product_of(dtype, groups, columns, major, warpgroup.OperandSource.RMEM, True)
+    source = warpgroup.OperandSource.RMEM
+    return _product_of(dtype, groups, columns, major, source, True, Float32)
 
 
-def _product_of(dtype, groups, columns, b_major, source, accumulate):
+def _product_of(dtype, groups, columns, b_major, source, accumulate, sums_dtype):
     mma = sm90.make_trivial_tiled_mma(
         dtype,
         dtype,
         OperandMajorMode.K,
         b_major,
-        Float32,
+        sums_dtype,
         (groups, 1, 1),
         (GROUP_ROWS, columns),
         source,
@@ -67,19 +68,10 @@ def add_product(mma, acc, a, b):
 
 @cute.jit
 def round_into(weights, scores):
-    """Scores in the operand's dtype and order (PTX ISA, "wgmma: register fragments").
-
-    In 16 bits the order is the scores' own. In eight bits four neighbouring places of a row are one
-    register: two neighbouring columns of one 8, and two of the next (`fp8_layout`).
-    """
-    if const_expr(weights.element_type.width == 8):
-        shape = (2, 2, 2, cute.size(scores) // 8)
-        ordered = cute.make_tensor(scores.iterator, cute.make_layout(shape, stride=(1, 2, 4, 8)))
-        operand = cute.make_tensor(weights.iterator, cute.make_layout(shape, stride=(1, 4, 2, 8)))
-        operand.store(ordered.load().to(weights.element_type))
-    else:
-        as_scores = cute.make_tensor(weights.iterator, scores.layout)
-        as_scores.store(scores.load().to(weights.element_type))
+    """Scores in the operand's dtype of 16 bits, whose order is theirs (PTX ISA, "wgmma: register
+    fragments"); of eight bits: `byte_weights`."""
+    as_scores = cute.make_tensor(weights.iterator, scores.layout)
+    as_scores.store(scores.load().to(weights.element_type))
 
 
 def stage(operand, place):

@@ -11,40 +11,53 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, const_expr
 
 from genrec_kernels.cutlass.block_sizes import WARP_GROUP
+from genrec_kernels.cutlass.ptx_arithmetic import multiply_add_within_one
+from genrec_kernels.cutlass.silu_polynomials import TERMS, takes_polynomial
 
 #: Elements of 16 bits that one store of 16 bytes clears.
 _CHUNK = 8
 
 
-def weight_of(score, half_alpha, factor):
-    """``factor · silu(alpha · s)``: ``silu(2h) = h + h · tanh(h)``, one special instruction."""
+def weight_of(score, half_alpha):
+    """``silu(alpha · s)``: ``silu(2h) = h + h · tanh(h)``, one special instruction."""
     half = score * half_alpha
-    times = half
-    if factor != 1.0:
-        times = score * (half_alpha * factor)
-    return times + times * cute.math.tanh(half, fastmath=True)
+    return half + half * cute.math.tanh(half, fastmath=True)
+
+
+def polynomial_weight_of(score, half_alpha, terms):
+    """The same by a polynomial of `silu_polynomials`: no special instruction, but more others."""
+    whole = score * (half_alpha + half_alpha)
+    square = whole * whole
+    # Of the whole score in place of its half, which is one multiplication less.
+    scaled = [Float32(term / 2 ** (2 * i + 1)) for i, term in enumerate(terms)]
+    share = scaled.pop()
+    for term in reversed(scaled):
+        share = share * square + term
+    return whole * multiply_add_within_one(share, whole, Float32(0.5))
 
 
 @cute.jit
-def silu(scores: cute.Tensor, half_alpha: Float32, factor: cutlass.Constexpr[float]):
-    """``factor · silu(alpha · s)`` in place."""
+def silu(scores: cute.Tensor, half_alpha: Float32, variant: cutlass.Constexpr):
+    """``silu(alpha · s)`` in place; of `polynomial_eighths` in eight by a polynomial."""
     for i in cutlass.range_constexpr(cute.size(scores)):
-        scores[i] = weight_of(scores[i], half_alpha, factor)
+        if const_expr(takes_polynomial(i, variant.polynomial_eighths)):
+            terms = TERMS[variant.polynomial_terms]
+            scores[i] = polynomial_weight_of(scores[i], half_alpha, terms)
+        else:
+            scores[i] = weight_of(scores[i], half_alpha)
 
 
 @cute.jit
-def masked_silu(
+def hide_unseen(
     scores: cute.Tensor,
-    half_alpha: Float32,
     row_limits: cute.Tensor,
     row: Int32,
     first_key: Int32,
     window: Int32,
     has_window: cutlass.Constexpr[bool],
     sees_itself: cutlass.Constexpr[bool],
-    factor: cutlass.Constexpr[float],
 ):
-    """`silu` where a row sees the key, 0 elsewhere.
+    """Make scores 0, as their weights then are, where a row does not see the key.
 
     Args:
         row_limits: int32 [2], keys that the thread's rows see.
@@ -52,21 +65,30 @@ def masked_silu(
         first_key: the key of its first column.
         sees_itself: a row also sees the key of its own number.
     """
+    halves = const_expr(scores.element_type.width == 16)
+    words = cute.recast_tensor(scores, Int32) if halves else scores
     for i in cutlass.range_constexpr(2):
         bound = row_limits[i] - first_key
         own = row + 8 * i - first_key
         for j in cutlass.range_constexpr(cute.size(scores) // 4):
+            kept = Int32(0)
             for c in cutlass.range_constexpr(2):
-                at = c + 2 * i + 4 * j
-                weight = weight_of(scores[at], half_alpha, factor)
                 seen = 8 * j + c < bound
                 if const_expr(has_window):
                     seen = seen and 8 * j + c >= bound - window
                 if const_expr(sees_itself):
                     seen = seen or 8 * j + c == own
-                if not seen:
-                    weight = Float32(0.0)
-                scores[at] = weight
+                if const_expr(halves):
+                    if seen:
+                        kept = kept | Int32(0xFFFF << 16 * c)
+                else:
+                    at = c + 2 * i + 4 * j
+                    score = scores[at]
+                    if not seen:
+                        score = Float32(0.0)
+                    scores[at] = score
+            if const_expr(halves):
+                words[i + 2 * j] = words[i + 2 * j] & kept
 
 
 @cute.jit

@@ -12,11 +12,11 @@ from cutlass.cute.nvgpu import warpgroup
 
 from genrec_kernels.cutlass.bias import fill_bias
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
+from genrec_kernels.cutlass.byte_weights import pairs_of_weights, put_weights
 from genrec_kernels.cutlass.paged_bias import fill_from_rows, fill_from_tile
-from genrec_kernels.cutlass.products import add_product, product, round_into, stage, weights_of
-from genrec_kernels.cutlass.scores import masked_silu, silu, zero_rows
+from genrec_kernels.cutlass.products import add_product, product, round_into, stage
+from genrec_kernels.cutlass.scores import hide_unseen, silu, zero_rows
 from genrec_kernels.cutlass.variants import GROUP_ROWS
-from genrec_kernels.fp8_layout import WEIGHT_SCALE
 
 
 def first_step(tile, k_get, first_key):
@@ -24,8 +24,12 @@ def first_step(tile, k_get, first_key):
     scores, k_place = _scores_of(tile, k_get, first_key, True)
     warpgroup.wait_group(0)
     k_place.release()
-    _weigh(tile, scores, first_key, True)
-    round_into(tile.weights, scores)
+    _hide_unseen(tile, scores, first_key, True)
+    if const_expr(tile.variant.fp8):
+        put_weights(tile.weights, pairs_of_weights(scores, tile.half_alpha, tile.variant))
+    else:
+        silu(scores, tile.half_alpha, tile.variant)
+        round_into(tile.weights, scores)
     return k_get
 
 
@@ -40,18 +44,21 @@ def next_step(tile, k_get, v_get, first_key, previous, masked):
     warpgroup.commit_group()
     warpgroup.wait_group(1)
     k_place.release()
-    _weigh(tile, scores, first_key, masked)
+    _hide_unseen(tile, scores, first_key, masked)
     if const_expr(tile.variant.fp8):
         # In eight bits SiLU takes longer than the product beside it, and ptxas moves most of it
         # behind the wait for that product, where nothing overlaps; not past a branch, which the
-        # wait for the next values is. The product still reads the weights: hence fresh registers.
-        fresh = weights_of(tile.weights.element_type, tile.variant.keys)
-        round_into(fresh, scores)
+        # wait for the next values is. The product still reads the weights, so these are put
+        # together after it: else ptxas writes to the registers it reads, and waits before.
+        pairs = pairs_of_weights(scores, tile.half_alpha, tile.variant)
         v_get.wait()
         warpgroup.wait_group(0)
         v_place.release()
-        tile.weights.store(fresh.load())
+        put_weights(tile.weights, pairs)
     else:
+        silu(scores, tile.half_alpha, tile.variant)
+        if const_expr(tile.variant.branch_after_silu):
+            v_get.wait()
         warpgroup.wait_group(0)
         v_place.release()
         round_into(tile.weights, scores)
@@ -112,23 +119,18 @@ def _scores_of(tile, k_get, first_key, masked):
     return scores, k_place
 
 
-def _weigh(tile, scores, first_key, masked):
-    """SiLU of a tile's scores, in place."""
-    factor = WEIGHT_SCALE if tile.variant.fp8 else 1.0
+def _hide_unseen(tile, scores, first_key, masked):
+    """Nothing of the keys that a row does not see."""
     if const_expr(masked):
-        masked_silu(
+        hide_unseen(
             scores,
-            tile.half_alpha,
             tile.row_limits,
             tile.row,
             first_key + tile.column,
             tile.window,
             tile.variant.window,
             not tile.variant.paged,
-            factor,
         )
-    else:
-        silu(scores, tile.half_alpha, factor)
 
 
 def _hide_foreign_rows(tile, stage, first_key):
