@@ -81,7 +81,7 @@ def _with(variant: AttentionVariant, chosen: tuple[int, int]) -> AttentionVarian
 
 def label_of(variant: AttentionVariant) -> str:
     """What distinguishes a kernel from the others of its dtype and width."""
-    parts = [f"{variant.groups} x {variant.keys} keys"]
+    parts = ["short"] * variant.short + [f"{variant.groups} x {variant.keys} keys"]
     if variant.polynomial_eighths:
         parts.append(f"{variant.polynomial_eighths}/8 by {variant.polynomial_terms} terms")
     else:
@@ -194,9 +194,14 @@ def main() -> None:
     stop = monotonic() + options.seconds
     kernels = [k for x in sorted(options.folder.iterdir()) for k in compiled_kernels(x).values()]
     kernels = [k for k in kernels if options.match in k.variant.name]
-    for element, width in dict.fromkeys((k.variant.element, k.variant.width) for k in kernels):
-        same = [k for k in kernels if (k.variant.element, k.variant.width) == (element, width)]
-        _table(_measured(list(cases_of(element, width)), same, stop))
+    kinds = dict.fromkeys((k.variant.element, k.variant.width) for k in kernels)
+    tables = []
+    for kind in kinds:
+        same = [k for k in kernels if (k.variant.element, k.variant.width) == kind]
+        tables.append(_measured(list(cases_of(*kind)), same, stop))
+    _log.info("\nms, TFLOP/s (times as fast as the first); errors relative to twin and float64")
+    for table in tables:
+        _log_table(table)
 
 
 def _measured(cases: list[AttentionCase], kernels: list[CompiledKernel], stop: float) -> list[Row]:
@@ -220,22 +225,22 @@ def _measured(cases: list[AttentionCase], kernels: list[CompiledKernel], stop: f
     return rows
 
 
-def _table(rows: list[Row]) -> None:
-    """A line a kernel; times the speed of the first of its kind in brackets."""
+def _log_table(rows: list[Row]) -> None:
+    """A line a kernel."""
     cases = list(dict.fromkeys(case for row in rows for case in row.ms))
-    _log.info("\n%-44s%s   twin    float64", "", "".join(f"{case.name:>34}" for case in cases))
+    _log.info(
+        "%-42s%s", "", "".join(f"{case.name.removeprefix('attn-fwd-'):>25}" for case in cases)
+    )
     for row in rows:
         line = ""
         for case in cases:
             ms, first = row.ms.get(case), rows[0].ms.get(case)
-            if ms is None or first is None:
-                line += f"{'-':>34}"
-            else:
-                rate = case.flops / ms / 1e9
-                line += f"{f'{ms:.4f} ms {rate:5.0f} TFLOP/s ({first / ms:.3f})':>34}"
-        kind = "short, " if row.kernel.variant.short else ""
-        name = kind + label_of(row.kernel.variant)
-        _log.info("%-44s%s   %.5f %.5f", name, line, row.from_twin, row.from_float64)
+            cell = "-"
+            if ms is not None and first is not None:
+                cell = f"{ms:.4f} {case.flops / ms / 1e9:5.0f} ({first / ms:.3f})"
+            line += f"{cell:>25}"
+        errors = f"{row.from_twin:.5f} {row.from_float64:.5f}"
+        _log.info("%-42s%s  %s", label_of(row.kernel.variant), line, errors)
 
 
 if __name__ == "__main__":
