@@ -26,6 +26,8 @@ PERMUTED = 16
 KEY_OF_PLACE = tuple(
     8 * (e // 2) + 2 * t + e % 2 for t, e in (divmod(place, 4) for place in range(PERMUTED))
 )
+#: The place, of `PERMUTED`, of each key.
+PLACE_OF_KEY = tuple(KEY_OF_PLACE.index(key) for key in range(PERMUTED))
 #: The greatest number in e4m3.
 LARGEST = 448.0
 #: What weights are times before they are rounded: silu's are small, e4m3's least normal number is

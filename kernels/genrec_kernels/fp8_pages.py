@@ -1,11 +1,12 @@
 """Pages that hold keys and values in eight bits, and the scales that make numbers of them.
 
 A page holds float8 (e4m3) numbers: three bits of fraction, so that each is off by at most a
-sixteenth; and one scale for the keys and one for the values of each head. A kernel that does not
-know them takes a copy that is wide again: `WidePages`.
+sixteenth; and one scale for the keys and one for the values of each head. The tensor cores want
+both operands of a product in eight bits along the sum, so of each head a page has first its keys,
+[S, D], and then its values the other way round, [D, S], those of every 16 keys permuted as
+`fp8_layout` says. To vLLM it is a page as any other: [S, 2·D] numbers a head.
 
-Letters in shapes: R rows, B requests, P pages, S rows a page, W pages of a request in a copy,
-H heads, D head width.
+Letters in shapes: R rows, P pages, S rows a page, H heads, D head width.
 """
 
 from __future__ import annotations
@@ -15,57 +16,66 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_kernels.paged_sizes import PagedSizes
+from genrec_kernels.fp8_layout import LARGEST, PERMUTED, PLACE_OF_KEY
 
 FP8 = torch.float8_e4m3fn
-#: Largest number of that type.
-LARGEST = float(torch.finfo(FP8).max)
 #: The first GPUs that know the type.
 CAPABILITY = (8, 9)
 #: Why others cannot be forced to.
 LACKS_FP8 = f"float8 needs a GPU of compute capability {CAPABILITY[0]}.{CAPABILITY[1]}"
 
 
-class WidePages(NamedTuple):
-    """Requests' pages copied as numbers of 16 or 32 bits, so that scales are in them.
+class KeysAndValues(NamedTuple):
+    """The two halves of pages in eight bits, in the pages' memory.
 
-    kv_pages: float [B·W, H, S, 2·D], contiguous; undefined where no row of a request sees a key.
-    page_table: int32 [B, W], page b·W + w is a request's w-th.
+    keys: float8 [P, H, S, D].
+    values: float8 [P, H, D, S], by places of their keys (`fp8_layout.KEY_OF_PLACE`).
     """
 
-    kv_pages: Tensor
-    page_table: Tensor
+    keys: Tensor
+    values: Tensor
 
 
-def num_wide_pages(max_keys: int, page_size: int) -> int:
-    """W for rows that see at most `max_keys` keys; one at least, as no tensor map is of nothing."""
-    return max(-(-max_keys // page_size), 1)
+def keys_and_values(kv_pages: Tensor) -> KeysAndValues:
+    """Views of float8 [P, H, S, 2·D] that passed `check_scales`."""
+    num_pages, num_heads, page_size, width = kv_pages.shape
+    shape = (num_pages, num_heads, 2, page_size * width // 2)
+    keys, values = kv_pages.view(shape).unbind(2)
+    return KeysAndValues(
+        keys.unflatten(2, (page_size, width // 2)), values.unflatten(2, (width // 2, page_size))
+    )
 
 
-def wide_bytes(sizes: PagedSizes) -> int:
-    """Memory of a call's `WidePages.kv_pages`."""
-    rows = sizes.num_requests * num_wide_pages(sizes.max_keys, sizes.page_size) * sizes.page_size
-    return rows * sizes.num_heads * 2 * sizes.head_dim * sizes.dtype.itemsize
+def places_of(rows: Tensor) -> Tensor:
+    """Places of the values of rows of a page, int64 to int64 of one shape."""
+    within = torch.tensor(PLACE_OF_KEY, device=rows.device)
+    return rows // PERMUTED * PERMUTED + within[rows % PERMUTED]
 
 
 def check_scales(kv_pages: Tensor, kv_scales: Tensor | None) -> None:
     """Pages of eight bits have scales, and no others do.
 
     Raises:
-        ValueError: one comes without the other, or the scales have another shape or dtype.
+        ValueError: one comes without the other, the scales have another shape or dtype, or pages
+            of eight bits are not laid out as they have to be.
     """
-    num_heads = kv_pages.shape[1]
+    num_heads, page_size, width = kv_pages.shape[1:]
     if (kv_pages.dtype == FP8) != (kv_scales is not None):
         raise ValueError(
             f"kv_scales come with pages of {FP8}, and with no others: pages are {kv_pages.dtype}, "
             f"kv_scales {'missing' if kv_scales is None else 'given'}"
         )
-    if kv_scales is not None and (
-        kv_scales.shape != (2, num_heads) or kv_scales.dtype != torch.float32
-    ):
+    if kv_scales is None:
+        return
+    if kv_scales.shape != (2, num_heads) or kv_scales.dtype != torch.float32:
         raise ValueError(
             f"kv_scales must be float32 [2, {num_heads}], not {kv_scales.dtype} "
             f"{list(kv_scales.shape)}"
+        )
+    if page_size % PERMUTED or kv_pages.stride()[2:] != (width, 1):
+        raise ValueError(
+            f"pages of {FP8} have a multiple of {PERMUTED} rows, those of a head without a gap: "
+            f"they are {list(kv_pages.shape)} with strides {kv_pages.stride()}"
         )
 
 
@@ -79,21 +89,8 @@ def narrow(x: Tensor, scales: Tensor) -> Tensor:
     return (x.float() / scales[:, None]).clamp(-LARGEST, LARGEST).to(FP8)
 
 
-def widen(pages: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """Float8 [P, H, S, 2·D] to numbers of `dtype`.
-
-    Args:
-        pages: keys in the first half of the last axis.
-        scales: float [2, H], of keys and of values.
-        dtype: of what comes out.
-    """
-    keys, values = pages.to(dtype).chunk(2, dim=-1)
-    of_keys, of_values = scales.to(dtype)[:, None, :, None, None]
-    return torch.cat([keys * of_keys, values * of_values], dim=-1)
-
-
 def pages_of(kv_pages: Tensor, pages: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Some pages as numbers of `dtype`, [pages, H, S, 2·D].
+    """Some pages as numbers of `dtype`, [pages, H, S, 2·D], values by rows.
 
     Args:
         kv_pages: [P, H, S, 2·D].
@@ -103,5 +100,11 @@ def pages_of(kv_pages: Tensor, pages: Tensor, scales: Tensor | None, dtype: torc
     """
     if scales is None:
         return kv_pages[pages].to(dtype)
-    # Indexing knows no float8.
-    return widen(kv_pages.view(torch.uint8)[pages].view(FP8), scales, dtype)
+    # Indexing knows no float8: its bits are taken.
+    keys, values = (
+        half.view(torch.uint8)[pages].view(FP8).to(dtype) for half in keys_and_values(kv_pages)
+    )
+    rows = torch.arange(kv_pages.shape[2], device=kv_pages.device)
+    values = values[..., places_of(rows)].transpose(2, 3)
+    of_keys, of_values = scales.to(dtype)[:, None, :, None, None]
+    return torch.cat([keys * of_keys, values * of_values], dim=-1)

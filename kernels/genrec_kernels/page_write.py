@@ -5,9 +5,12 @@ Letters in shapes: R rows, P pages, S rows a page, H heads, D head width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.fp8_pages import FP8, LACKS_FP8, check_scales, knows_fp8
@@ -35,7 +38,8 @@ def page_write(
         slots: int64 [R], ``page · S + row in page``, each at most once; a negative one (vLLM's
             padding) is skipped.
         kv_pages: float [P, H, S, 2·D], written: keys in the first half of the last axis. Any
-            strides. Float8 (e4m3) with `kv_scales`: what is too large for it is cut.
+            strides. Float8 (e4m3) with `kv_scales`, laid out as `fp8_pages` says: what is too large
+            for it is cut.
         timestamps: int64 [R], unix seconds, or None to leave `timestamp_pages` alone (one layer
             of a model writes the times, all share them).
         timestamp_pages: int64 [P, S], written; given with `timestamps`.
@@ -89,18 +93,23 @@ def _page_write(
             timestamp_pages=timestamp_pages, kv_scales=kv_scales,
         )  # fmt: skip
         return
-    from genrec_kernels.triton import page_write as kernels
-
+    rows: dict[str, Any] = {
+        "k": contiguous_rows(k),
+        "v": contiguous_rows(v),
+        "slots": slots.contiguous(),
+        "kv_pages": kv_pages,
+        "timestamps": None if timestamps is None else timestamps.contiguous(),
+        "timestamp_pages": timestamp_pages,
+    }
     with on_device_of(k):
-        kernels.page_write(
-            k if k.stride(2) == 1 else k.contiguous(),
-            v if v.stride(2) == 1 else v.contiguous(),
-            slots.contiguous(),
-            kv_pages=kv_pages,
-            timestamps=None if timestamps is None else timestamps.contiguous(),
-            timestamp_pages=timestamp_pages,
-            kv_scales=None if kv_scales is None else kv_scales.contiguous(),
-        )
+        if kv_scales is None:
+            from genrec_kernels.triton import page_write as kernels
+
+            kernels.page_write(**rows)
+        else:
+            from genrec_kernels.triton import fp8_pages as kernels_of_fp8
+
+            kernels_of_fp8.page_write(**rows, kv_scales=kv_scales.contiguous())
 
 
 @_page_write.register_fake

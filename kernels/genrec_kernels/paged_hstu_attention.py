@@ -43,6 +43,7 @@ def paged_hstu_attention(
     norm_length: int,
     bias: RelativeBias | None = None,
     kv_scales: Tensor | None = None,
+    qk_scale: float | None = None,
     max_new_rows: int | None = None,
     max_keys: int | None = None,
     same_bias: bool = False,
@@ -61,8 +62,8 @@ def paged_hstu_attention(
     Args:
         q, k, v: bfloat16, float16 or float32 [R, H, D], rows of each request together.
         kv_pages: float [P, H, S, 2·D], keys in the first half of the last axis; any strides of
-            the other axes. Of the dtype of `q`, or float8 (e4m3) with `kv_scales`, which CUTLASS
-            takes by a copy of the requests' pages in the dtype of `q`.
+            the other axes. Of the dtype of `q`, or float8 (e4m3) with `kv_scales`, laid out as
+            `fp8_pages` says.
         timestamp_pages: int64 [P, S], any strides.
         page_table: int32 or int64 [B, M], pages of each request in order; entries past its
             history are never read.
@@ -75,6 +76,9 @@ def paged_hstu_attention(
         bias: position and time bias, or None.
         kv_scales: float32 [2, H], what keys and values of a head in float8 pages are times (see
             `fp8_pages`); None for other pages.
+        qk_scale: with float8 pages, what products of their queries and keys may be times: queries,
+            divided by it over the scale of the head's keys, and weights are then rounded to
+            float8, too, where CUTLASS runs, which does not take such pages without.
         max_new_rows: an upper bound of the new rows of one request, if known: a smaller grid.
         max_keys: an upper bound of `key_limits`, if known: better splits, and less memory for a
             bias. Neither changes what is computed as long as they are bounds.
@@ -98,7 +102,7 @@ def paged_hstu_attention(
     num_rows, table_keys = q.shape[0], page_table.shape[1] * kv_pages.shape[2]
     out: Tensor = torch.ops.genrec.paged_hstu_attention(
         q, k, v, kv_pages, timestamp_pages, page_table, row_offsets, key_limits, timestamps,
-        position, time, boundaries, kv_scales, alpha, norm_length,
+        position, time, boundaries, kv_scales, qk_scale, alpha, norm_length,
         num_rows if max_new_rows is None else min(max_new_rows, num_rows),
         table_keys if max_keys is None else min(max_keys, table_keys),
         same_bias, in_parts, backend,
@@ -121,6 +125,7 @@ def _paged_hstu_attention(
     time: Tensor | None,
     boundaries: Tensor | None,
     kv_scales: Tensor | None,
+    qk_scale: float | None,
     alpha: float,
     norm_length: int,
     max_new_rows: int,
@@ -144,7 +149,7 @@ def _paged_hstu_attention(
         has_bias=bias is not None,
         same_bias=same_bias,
     )
-    chosen = _choose(sizes, q.device, kv_pages, forced=backend)
+    chosen = _choose(sizes, q.device, kv_pages, qk_scale, forced=backend)
     if chosen == "reference" or q.shape[0] == 0 or row_offsets.shape[0] < 2:
         whole = reference.paged_hstu_attention(
             q, k, v, kv_pages=kv_pages, timestamp_pages=timestamp_pages, page_table=page_table,
@@ -160,8 +165,8 @@ def _paged_hstu_attention(
             page_table=contiguous_rows(page_table), row_offsets=row_offsets,
             key_limits=key_limits.contiguous(), timestamps=timestamps.contiguous(), alpha=alpha,
             norm_length=norm_length, bias=bias,
-            kv_scales=None if kv_scales is None else kv_scales.contiguous(), sizes=sizes,
-            in_parts=in_parts,
+            kv_scales=None if kv_scales is None else kv_scales.contiguous(),
+            qk_scale=qk_scale, sizes=sizes, in_parts=in_parts,
         )  # fmt: skip
     from genrec_kernels.triton import paged_hstu_attention as kernels
 
@@ -186,7 +191,12 @@ def _fake(q: Tensor, *others: object) -> Tensor:
 
 
 def _choose(
-    sizes: PagedSizes, device: torch.device, kv_pages: Tensor, *, forced: str | None
+    sizes: PagedSizes,
+    device: torch.device,
+    kv_pages: Tensor,
+    qk_scale: float | None,
+    *,
+    forced: str | None,
 ) -> Backend:
     """What runs a call."""
     offered: tuple[Backend, ...] = ("reference",)
@@ -199,6 +209,8 @@ def _choose(
     if known and sizes.head_dim <= MAX_HEAD_DIM and kv_pages.stride(3) == 1:
         offered = ("triton", "reference")
         problem = unsupported(sizes, fp8_pages=fp8_pages)
+        if fp8_pages and qk_scale is None:
+            problem = "it multiplies float8 pages in eight bits, for which it wants a qk_scale"
         if not fp8_pages and (kv_pages.dtype != sizes.dtype or not reads_by_tma(kv_pages)):
             problem = (
                 f"its kernels take pages of {sizes.dtype} with strides of multiples of 16 bytes, "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec_kernels import reference
-from genrec_kernels.fp8_pages import FP8, LARGEST
+from genrec_kernels.fp8_pages import FP8
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 
@@ -50,6 +50,7 @@ class Case:
     timestamps: Tensor
     bias: RelativeBias | None
     kv_scales: Tensor | None = None
+    qk_scale: float | None = None
     alpha: float = 0.3
     norm_length: int = 64
 
@@ -66,6 +67,7 @@ class Case:
         return {name: getattr(self, name) for name in names}
 
     def expected(self) -> Tensor:
+        """In float64; with a `qk_scale`, rounded as where the tensor cores multiply in eight bits."""
         bias = self.bias and RelativeBias(
             self.bias.position.double(), self.bias.time.double(), self.bias.boundaries
         )
@@ -76,15 +78,17 @@ class Case:
             options["kv_pages"] = pages.double()
         else:
             options["kv_scales"] = scales.double()
+            if self.qk_scale is not None:
+                options["q_scales"] = self.qk_scale / scales[0]
         return reference.paged_hstu_attention(**wide, **options)
 
-    def check(self, out: Tensor) -> None:
+    def check(self, out: Tensor, tolerance: float | None = None) -> None:
         expected = self.expected()
         assert out.dtype == self.q.dtype
         assert out.shape == expected.shape
         assert bool(out.isfinite().all())
         error = (out.double() - expected).norm() / expected.norm().clamp(min=1e-30)
-        assert float(error) <= TOLERANCE[self.q.dtype]
+        assert float(error) <= (tolerance or TOLERANCE[self.q.dtype])
 
 
 class PagedHistories(NamedTuple):
@@ -168,11 +172,13 @@ def make_case(
 
 def narrowed(case: Case) -> Case:
     """The case with pages in eight bits, of which the rows that are no history's stay NaN."""
-    heads = case.kv_pages.shape[1]
+    pages, heads, page, width = case.kv_pages.shape
     scales = torch.linspace(0.003, 0.02, 2 * heads, device=DEVICE).reshape(2, heads)
-    of_heads = scales[:, None, :, None, None].expand(2, 1, heads, 1, case.q.shape[2])
-    numbers = case.kv_pages.float() / torch.cat(list(of_heads), dim=-1)
-    return replace(case, kv_pages=numbers.clamp(-LARGEST, LARGEST).to(FP8), kv_scales=scales)
+    rows = case.kv_pages.float().transpose(1, 2).reshape(pages * page, heads, width)
+    narrow = torch.full(case.kv_pages.shape, torch.nan, device=DEVICE).to(FP8)
+    slots = torch.arange(len(rows), device=DEVICE)
+    reference.page_write(*rows.chunk(2, dim=-1), slots, kv_pages=narrow, kv_scales=scales)
+    return replace(case, kv_pages=narrow, kv_scales=scales)
 
 
 def run(case: Case, **options: object) -> Tensor:

@@ -22,13 +22,15 @@ from genrec_kernels.cutlass import paged_hstu_attention
 from genrec_kernels.cutlass.block_sizes import REGISTERS, WARP_GROUP
 from genrec_kernels.cutlass.build import BuiltKernel, compile_variant
 from genrec_kernels.cutlass.emulation import emulate
-from genrec_kernels.cutlass.paged_hstu_attention import (
-    MOST_BIAS_BYTES,
-    MOST_WIDE_BYTES,
-    unsupported,
+from genrec_kernels.cutlass.paged_hstu_attention import MOST_BIAS_BYTES, unsupported
+from genrec_kernels.cutlass.parameters import Fp8Parameters, paged_parameters
+from genrec_kernels.cutlass.variants import (
+    SMALL_PAGE_KEYS,
+    Element,
+    all_variants,
+    paged_variant_of,
 )
-from genrec_kernels.cutlass.parameters import paged_parameters
-from genrec_kernels.cutlass.variants import SMALL_PAGE_KEYS, all_variants, paged_variant_of
+from genrec_kernels.fp8_pages import FP8, narrow
 from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.ptx_emulator import Kernel
 from genrec_kernels.ptx_emulator.program import PtxError
@@ -38,6 +40,8 @@ from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 from .paged_inputs import paged_histories
 
 NORM = 64
+#: Of an output in bfloat16, and of weights that round the other way.
+EIGHT_BITS = 4e-3
 Bias = Literal["none", "own", "same"]
 #: (cached rows, new rows) of each request.
 LAYOUTS = {
@@ -54,7 +58,7 @@ LAYOUTS = {
 def built(
     width: int = 64,
     bias: Bias = "none",
-    element: Literal["bf16", "fp16"] = "bf16",
+    element: Element = "bf16",
     page: int = 64,
 ) -> BuiltKernel:
     return compile_variant(
@@ -79,7 +83,7 @@ def run(
     Histories are as `paged_histories` lays them out.
     """
     variant = kernel.description.variant
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[variant.element]
+    dtype = torch.float16 if variant.element == "fp16" else torch.bfloat16
     random = torch.Generator().manual_seed(seed)
     width, total = variant.width, sum(new for _, new in layout)
     numbers, times, table = paged_histories(
@@ -90,7 +94,7 @@ def run(
         span=10**6,
         random=random,
     )
-    pages = numbers.to(dtype)
+    pages, kv_scales, q_scales = numbers.to(dtype), None, None
     limits, row_times = [], []
     for request, (cached, new) in enumerate(layout):
         if variant.same_bias:
@@ -107,8 +111,19 @@ def run(
         "key_limits": torch.cat(limits),
         "timestamps": torch.cat(row_times),
     }
-    bias = made = None
-    alpha = width**-0.5
+    bias = made = fp8 = None
+    alpha = scale = width**-0.5
+    if variant.fp8:
+        kv_scales = torch.linspace(0.004, 0.02, 2 * heads).reshape(2, heads)
+        qk_scale = 1e-4
+        q_scales = qk_scale / kv_scales[0]
+        pages = torch.full(numbers.shape, math.nan).to(FP8)
+        rows = numbers.transpose(1, 2).reshape(-1, heads, 2 * width)
+        reference.page_write(
+            *rows.chunk(2, dim=-1), torch.arange(len(rows)), kv_pages=pages, kv_scales=kv_scales
+        )
+        fp8 = Fp8Parameters(narrow(q, q_scales), kv_scales[1], 1 / qk_scale)
+        scale *= qk_scale
     if variant.bias:
         bias = RelativeBias(
             torch.randn(200, generator=random),
@@ -120,11 +135,13 @@ def run(
             **where_and_when,
             max_keys=max(cached for cached, _ in layout),
             same_bias=variant.same_bias,
-            scale=1 / alpha,
+            scale=1 / scale,
         )
     expected = reference.paged_hstu_attention(
         *(q.double(), k.double(), v.double()),
-        kv_pages=pages.double(),
+        kv_pages=pages if variant.fp8 else pages.double(),
+        kv_scales=kv_scales,
+        q_scales=q_scales,
         **where_and_when,
         alpha=alpha,
         norm_length=NORM,
@@ -148,8 +165,9 @@ def run(
         bias=made,
         group=2,
         splits=splits,
-        half_alpha=alpha / 2,
+        half_alpha=scale / 2,
         inverse_norm=1 / NORM,
+        fp8=fp8,
     )
     emulate(Kernel(kernel.ptx), parameters, blocks=blocks, seed=seed)
     assert claimed.item() == 0, "the next launch would begin at another tile"
@@ -183,6 +201,25 @@ def test_half_precision() -> None:
 @pytest.mark.parametrize("page", [128, 192])
 def test_pages_of_several_tiles(page: int) -> None:
     assert_right(run(built(), [(500, 9), (193, 3), (0, 1)], page=page))
+
+
+@pytest.mark.parametrize("bias", ["none", "own", "same"])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts_of_eight_bits(layout: list[tuple[int, int]], bias: Bias) -> None:
+    assert_right(run(built(128, bias, "fp8"), layout), EIGHT_BITS)
+
+
+@pytest.mark.parametrize("width", [64, 256])
+def test_widths_of_eight_bits(width: int) -> None:
+    kernel = built(width, element="fp8")
+    assert_right(run(kernel, [(150, 30), (64, 1)], page=128), EIGHT_BITS)
+    assert_right(run(kernel, [(300, 5), (10, 2), (0, 1)], splits=3, blocks=3), EIGHT_BITS)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_order_of_eight_bits(seed: int) -> None:
+    kernel = built(128, "same", "fp8")
+    assert_right(run(kernel, [(140, 70), (70, 1)], blocks=1 + seed, seed=seed), EIGHT_BITS)
 
 
 SMALL_LAYOUTS = {
@@ -329,19 +366,22 @@ def test_what_the_kernels_do_not_take(
     assert (problem or "") in (found or "")
 
 
-@pytest.mark.parametrize("page_size", [48, 64])
-def test_float8_pages_that_would_take_too_much(
-    page_size: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({}, None),
+        ({"page_size": 128}, None),
+        ({"page_size": 48}, "float8 pages of a multiple of 64 rows"),
+        ({"dtype": torch.float16}, "with queries in bfloat16, not of 64 with torch.float16"),
+    ],
+)
+def test_float8_pages_that_the_kernels_do_not_take(
+    change: dict[str, Any], problem: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paged_hstu_attention, "compiled_kernels", dict)
-    page_bytes = page_size * 16 * 128 * 2
-    most = MOST_WIDE_BYTES // (32 * page_bytes) * page_size
-    assert unsupported(replace(SIZES, page_size=page_size, max_keys=most), fp8_pages=True) is None
-    longer = replace(SIZES, page_size=page_size, max_keys=most + 1)
-    assert unsupported(longer) is None
-    found = unsupported(longer, fp8_pages=True) or ""
-    assert f"of up to {most + 1} keys would take" in found
-    assert f"MiB in torch.bfloat16, more than {MOST_WIDE_BYTES >> 20}" in found
+    found = unsupported(replace(SIZES, **change), fp8_pages=True)
+    assert (found is None) == (problem is None)
+    assert (problem or "") in (found or "")
 
 
 def test_a_kernel_that_was_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from triton.backends.compiler import GPUTarget
 
 from genrec_kernels.triton import (
     fused_linear,
+    fp8_pages,
     fused_norm_gate,
     page_write,
     paged_hstu_kernels,
@@ -106,24 +107,28 @@ def test_helpers_of_paged_attention() -> None:
     ]
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_page_write(scaled: bool) -> None:
-    compiled = compile_for_hopper(
+def test_page_write() -> None:
+    assert compile_for_hopper(
         page_write._write,
-        types={"kv_ptr": "*fp8e4nv", "scales_ptr": "*fp32"} if scaled else None,
         NUM_HEADS=3, BLOCK_HEADS=4, HEAD_DIM=64, BLOCK_DIM=64, BLOCK_ROWS=4, PAGE=64,
-        HAS_TIMES=True, SCALED=scaled,
-    )  # fmt: skip
-    assert compiled.asm["cubin"]
-    assert ("e4m3x2" in compiled.asm["ptx"]) == scaled
+        HAS_TIMES=True,
+    ).asm["cubin"]  # fmt: skip
 
 
 def test_norm_gate() -> None:
     tile = {"WIDTH": 500, "BLOCK_WIDTH": 512, "BLOCK_ROWS": 2}
     for gate in (False, True):
-        plain = {"GATE": gate, "STATISTICS": gate, "BLOCK_PARTS": 0, "PDL": False}
+        plain = {"GATE": gate, "STATISTICS": gate, "BLOCK_PARTS": 0, "PDL": False, "FP8": False}
         assert compile_for_hopper(fused_norm_gate._forward, **plain, **tile).asm["cubin"]
-    of_parts = {"GATE": True, "STATISTICS": False, "BLOCK_PARTS": 8, "PDL": True}
+        narrow = plain | {"FP8": True, "STATISTICS": False}
+        compiled = compile_for_hopper(
+            fused_norm_gate._forward,
+            types={"out_ptr": "*fp8e4nv", "scale_ptr": "*fp32"},
+            **narrow,
+            **tile,
+        )
+        assert "e4m3x2" in compiled.asm["ptx"]
+    of_parts = {"GATE": True, "STATISTICS": False, "BLOCK_PARTS": 8, "PDL": True, "FP8": False}
     compiled = compile_for_hopper(
         fused_norm_gate._forward, types={"x_ptr": "*fp32"}, **{**tile, "BLOCK_ROWS": 1}, **of_parts
     )
@@ -133,30 +138,35 @@ def test_norm_gate() -> None:
 
 @pytest.mark.parametrize("silu", [False, True], ids=["add", "silu"])
 @pytest.mark.parametrize("rows", [10, 200, 1000, 100_000])
-def test_linear(rows: int, silu: bool) -> None:
-    tile = fused_linear.choose_tile(rows, 4096, 132, HOPPER_SHARED)
+@pytest.mark.parametrize("element", ["bf16", "fp8e4nv"])
+def test_linear(rows: int, silu: bool, element: str) -> None:
+    size = 1 if element == "fp8e4nv" else 2
+    tile = fused_linear.choose_tile(rows, 4096, 132, HOPPER_SHARED, element_bytes=size)
     written = f"tensordesc<bf16[{tile.rows}, {tile.columns if silu else tile.columns // 2}]>"
     compiled = compile_for_hopper(
         fused_linear._linear,
         types={
-            "x_tiles": f"tensordesc<bf16[{tile.rows}, {tile.width}]>",
-            "w_tiles": f"tensordesc<bf16[{tile.columns}, {tile.width}]>",
+            "x_tiles": f"tensordesc<{element}[{tile.rows}, {tile.width}]>",
+            "w_tiles": f"tensordesc<{element}[{tile.columns}, {tile.width}]>",
+            "x_scale_ptr": "*fp32",
+            "w_scale_ptr": "*fp32",
             "residual_tiles": written,
             "out_tiles": written,
         },
-        R=tile.rows, N=tile.columns, K=tile.width, SILU=silu, FAST=True, INTERPRETED=False,
-        num_warps=tile.warps, num_stages=tile.stages,
+        R=tile.rows, N=tile.columns, K=tile.width, SCALED=size == 1, SILU=silu, FAST=True,
+        INTERPRETED=False, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     assert "wgmma.mma_async" in compiled.asm["ptx"]
+    assert ("e4m3.e4m3" in compiled.asm["ptx"]) == (size == 1)
     assert "cp.async.bulk.tensor" in compiled.asm["ptx"]
-    assert compiled.metadata.shared <= tile.shared_memory
+    assert compiled.metadata.shared <= tile.shared_memory(size)
     assert compiled.metadata.shared * tile.resident <= HOPPER_SHARED
 
 
 @pytest.mark.parametrize("rows", [1, 100, 400, 3000, 100_000])
 @pytest.mark.parametrize("shared", [99 * 1024, 163 * 1024, HOPPER_SHARED])
 def test_tiles_of_products_fit_the_gpu(rows: int, shared: int) -> None:
-    assert fused_linear.choose_tile(rows, 1024, 84, shared).shared_memory <= shared
+    assert fused_linear.choose_tile(rows, 1024, 84, shared).shared_memory(2) <= shared
 
 
 def test_tiles_of_products_grow_with_the_rows() -> None:
@@ -178,17 +188,16 @@ def test_top_k() -> None:
     ).asm["cubin"]
 
 
-@pytest.mark.parametrize(("width", "page"), [(64, 64), (64, 16), (256, 48)])
-def test_widen_pages(width: int, page: int) -> None:
-    from genrec_kernels.triton.widen_pages import widen
-
+def test_rows_of_eight_bits() -> None:
     compiled = compile_for_hopper(
-        widen,
-        types={
-            "kv_ptr": "*fp8e4nv", "scales_ptr": "*fp32", "offsets_ptr": "*i32",
-            "wide_table_ptr": "*i32",
-        },
-        WIDTH=2 * width, BLOCK_WIDTH=2 * width, BLOCK_ROWS=4096 // (2 * width), PAGE=page,
+        fp8_pages._write,
+        types={"scales_ptr": "*fp32", "keys_ptr": "*fp8e4nv", "values_ptr": "*fp8e4nv"},
+        HEAD_DIM=64, BLOCK_DIM=64, BLOCK_ROWS=32, PAGE=64, PERMUTED=16, HAS_TIMES=True,
     )  # fmt: skip
-    assert compiled.asm["cubin"]
+    assert "e4m3x2" in compiled.asm["ptx"]
+    compiled = compile_for_hopper(
+        fp8_pages._narrow,
+        types={"scales_ptr": "*fp32", "out_ptr": "*fp8e4nv"},
+        NUM_HEADS=4, HEAD_DIM=256, BLOCK_DIM=256, BLOCK_ROWS=16,
+    )  # fmt: skip
     assert "e4m3x2" in compiled.asm["ptx"]

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_kernels.fp8_pages import FP8, LARGEST, narrow, pages_of, widen
+from genrec_kernels.fp8_layout import LARGEST
+from genrec_kernels.fp8_pages import FP8, narrow, pages_of
+from genrec_kernels.page_write import page_write
 from genrec_model.errors import ConfigError
 from genrec_serving.engines.interface import RankCall, RecommendCall, ScoringEngine
 from genrec_serving.engines.vllm_options import VllmOptions
@@ -21,9 +23,9 @@ def test_a_number_comes_back_within_a_sixteenth() -> None:
     torch.manual_seed(0)
     k, v = torch.randn(16, 3, 8) * 5, torch.randn(16, 3, 8) / 50
     scales = torch.stack([x.abs().amax(dim=(0, 2)) / LARGEST for x in (k, v)])
-    bits = torch.cat([narrow(k, scales[0]), narrow(v, scales[1])], dim=-1)
-    page = bits.transpose(0, 1)[None].contiguous()
-    back = widen(page, scales, torch.float32)[0].transpose(0, 1)
+    page = torch.zeros(1, 3, 16, 16).to(FP8)
+    page_write(k, v, torch.arange(16), kv_pages=page, kv_scales=scales)
+    back = pages_of(page, torch.tensor([0]), scales, torch.float32)[0].transpose(0, 1)
     for found, wanted, scale in zip(back.chunk(2, dim=-1), (k, v), scales, strict=True):
         # Very small ones are off by half of the smallest step.
         allowed = wanted.abs() / 16 + scale[:, None] * 2**-10
@@ -36,10 +38,36 @@ def test_what_is_too_large_is_cut() -> None:
     assert found.tolist() == [[[LARGEST, -LARGEST]]]
 
 
-def test_pages_are_widened_in_order() -> None:
-    pages = torch.arange(6.0)[:, None, None, None].expand(6, 2, 16, 8).to(FP8)
+def test_pages_come_in_order() -> None:
+    pages = torch.arange(6.0)[:, None, None, None].expand(6, 2, 16, 8).contiguous().to(FP8)
     found = pages_of(pages, torch.tensor([5, 2, 2]), 3 * torch.ones(2, 2), torch.float32)
     assert found[..., 0, 0, 0].tolist() == [15, 6, 6]
+
+
+def test_keys_come_before_values_of_every_sixteen_permuted() -> None:
+    k, v = torch.randn(2, 32, 1, 4).unbind()
+    page = torch.zeros(1, 1, 32, 8).to(FP8)
+    page_write(k, v, torch.arange(32), kv_pages=page, kv_scales=torch.ones(2, 1))
+    keys, values = page.flatten().chunk(2)
+    assert torch.equal(keys.float(), k.to(FP8).float().flatten())
+    of_places = values.view(4, 2, 16)  # dimension, sixteen keys, place
+    first = [of_places[0, 1, place].float() for place in range(6)]
+    assert first == [v[16 + key, 0, 0].to(FP8).float() for key in (0, 1, 8, 9, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        torch.zeros(2, 3, 24, 16).to(FP8),  # 24 rows
+        torch.zeros(2, 16, 3, 16).to(FP8).transpose(1, 2),  # heads beside rows
+    ],
+    ids=["rows", "heads"],
+)
+def test_pages_of_another_layout_are_refused(pages: torch.Tensor) -> None:
+    k = torch.zeros(1, 3, 8)
+    with pytest.raises(ValueError, match="multiple of 16 rows, those of a head without a gap"):
+        page_write(k, k, torch.zeros(1, dtype=torch.int64), kv_pages=pages,
+                   kv_scales=torch.ones(2, 3))  # fmt: skip
 
 
 def test_scales_are_of_the_model_and_leave_room(served_artifact) -> None:
@@ -47,9 +75,10 @@ def test_scales_are_of_the_model_and_leave_room(served_artifact) -> None:
     first, again = page_scales(model), page_scales(model)
     assert list(first) == list(model.layers)
     for layer in model.layers:
-        assert first[layer].shape == (2, model.config.num_heads)
-        assert (first[layer] > 0).all()
-        assert torch.equal(first[layer], again[layer])
+        assert first[layer].kv.shape == (2, model.config.num_heads)
+        assert (first[layer].kv > 0).all()
+        assert torch.equal(first[layer].kv, again[layer].kv)
+        assert first[layer].qk == again[layer].qk > 0
 
 
 def test_a_gpu_that_lacks_the_type_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:

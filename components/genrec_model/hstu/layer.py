@@ -9,6 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genrec_kernels.fp8_linear import (
+    NarrowRows,
+    layer_norm_fp8,
+    linear_add_fp8,
+    linear_silu_fp8,
+    narrow_rows,
+    norm_gate_fp8,
+)
 from genrec_kernels.fused_linear import linear_add, linear_silu
 from genrec_kernels.fused_norm_gate import layer_norm, norm_gate, norm_gate_of_parts
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
@@ -22,6 +30,13 @@ class AttendedParts(NamedTuple):
     """
 
     parts: Tensor
+
+
+class NarrowWeights(NamedTuple):
+    """Weights of a layer's linear layers in eight bits."""
+
+    uvqk: NarrowRows
+    output: NarrowRows
 
 
 #: Attention of one layer: (layer, q, k, v), each [..., H, D], to [..., H, D]. Training brings
@@ -56,6 +71,8 @@ class HSTULayer(nn.Module):
         self.output_norm = nn.LayerNorm(inner, eps=1e-6)
         self.output = nn.Linear(inner, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
+        #: With these the linear layers run in eight bits, for inference.
+        self.narrow_weights: NarrowWeights | None = None
         self.position_bias: nn.Parameter | None = None
         self.time_bias: nn.Parameter | None = None
         if config.relative_bias:
@@ -73,11 +90,24 @@ class HSTULayer(nn.Module):
             return None
         return RelativeBias(self.position_bias, self.time_bias, self.boundaries)
 
+    def narrow(self) -> None:
+        """Run the linear layers in eight bits from here on, with the weights as they are now.
+
+        For inference, of rows [R, W].
+        """
+        with torch.no_grad():
+            self.narrow_weights = NarrowWeights(
+                narrow_rows(self.uvqk.weight), narrow_rows(self.output.weight)
+            )
+
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[..., W] to u [..., H·D] and q, k, v [..., H, D]."""
         norm = self.input_norm
         if _needs_plain_layers():
             projected = F.silu(self.uvqk(norm(x)))
+        elif self.narrow_weights is not None:
+            rows = layer_norm_fp8(x, norm.weight, norm.bias, eps=norm.eps)
+            projected = linear_silu_fp8(rows, self.narrow_weights.uvqk, self.uvqk.bias)
         else:
             normal = layer_norm(x, norm.weight, norm.bias, eps=norm.eps)
             projected = linear_silu(normal, self.uvqk.weight, self.uvqk.bias)
@@ -88,6 +118,10 @@ class HSTULayer(nn.Module):
     def combine(self, x: Tensor, u: Tensor, attended: Tensor | AttendedParts) -> Tensor:
         """Gate the attention's output [..., H, D] by u and add it to x [..., W]."""
         norm = self.output_norm
+        if self.narrow_weights is not None and not _needs_plain_layers():
+            parts = attended.parts if isinstance(attended, AttendedParts) else attended[None]
+            rows = norm_gate_fp8(parts.flatten(-2), u, norm.weight, norm.bias, eps=norm.eps)
+            return linear_add_fp8(rows, self.narrow_weights.output, self.output.bias, x)
         if isinstance(attended, AttendedParts):
             parts = attended.parts.flatten(-2)
             gated = norm_gate_of_parts(parts, u, norm.weight, norm.bias, eps=norm.eps)

@@ -72,10 +72,16 @@ def paged_arguments(variant: AttentionVariant) -> list[Any]:
             ),
             _vector(Float32, 1),
         ]
+    wide, values = element, pages
+    if variant.fp8:
+        wide = cutlass.BFloat16
+        values = (*pages[:2], width, pages[2])
     return [
-        *(_strided(name, element, (rows, heads, width)) for name in "qkv"),
-        *(_strided(name, element, pages) for name in ("k_pages", "v_pages")),
-        _rows_out(element, rows, heads, width),
+        _strided("queries", element, (rows, heads, width)),
+        *(_strided(name, wide, (rows, heads, width)) for name in "qkv"),
+        _strided("k_pages", element, pages),
+        _strided("v_pages", element, values),
+        _rows_out(wide, rows, heads, width),
         make_fake_compact_tensor(
             Float32, (_open("parts"), width), stride_order=(1, 0), assumed_align=16
         ),
@@ -84,8 +90,10 @@ def paged_arguments(variant: AttentionVariant) -> list[Any]:
         make_fake_tensor(Int32, (_open("B"), _open("M")), (_open("table_row"), 1), assumed_align=4),
         _vector(Int32, 1),
         *bias,
+        _vector(Float32, heads) if variant.fp8 else None,
         *[Int32(1)] * 3,
         *[Float32(1.0)] * 2,
+        Float32(1.0) if variant.fp8 else None,
         make_fake_stream(),
     ]
 

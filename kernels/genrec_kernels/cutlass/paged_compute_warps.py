@@ -15,6 +15,7 @@ from genrec_kernels.cutlass.scores import weight_of
 from genrec_kernels.cutlass.steps import first_step, last_step, next_step, pass_by
 from genrec_kernels.cutlass.stores import store, store_part
 from genrec_kernels.cutlass.variants import GROUP_ROWS
+from genrec_kernels.fp8_layout import WEIGHT_SCALE
 
 
 @cute.jit
@@ -74,8 +75,19 @@ def compute_paged_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, ri
                 bias_rows=bias_rows,
                 bias_tile=shared.bias,
             )
-            q_place = q_get.wait_and_advance()
+            # What a row gets from itself comes first, while its first keys are on their way.
+            inverse_norm = scalars.inverse_norm
+            sums_per_value = Float32(1.0)
+            if const_expr(variant.fp8):  # sums are of values as they are in the pages
+                inverse_norm = inverse_norm * (tensors.v_scale[head] / WEIGHT_SCALE)
+                sums_per_value = WEIGHT_SCALE / tensors.v_scale[head]
             sums.fill(0.0)
+            if split == 0:
+                _add_own(
+                    *(variant, sums, tensors, scalars, start, row, num_rows, head, column),
+                    sums_per_value,
+                )
+            q_place = q_get.wait_and_advance()
             k_get, v_get = pass_by(k_get, v_get, unseen)
             if unseen < steps:
                 first_key = keys * (end - 1 - unseen)
@@ -94,55 +106,67 @@ def compute_paged_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, ri
             else:
                 q_place.release()
 
-            if split == 0:
-                _add_own(variant, sums, tensors, scalars, start, row, num_rows, head, column)
             if scalars.splits > 1:
                 store_part(
                     *(variant, sums, tensors.partial, start, row, num_rows, head, split, column),
-                    *(scalars.inverse_norm, Int32(cute.size(limits)), tensors.q.shape[1]),
+                    *(inverse_norm, Int32(cute.size(limits)), tensors.q.shape[1]),
                 )
             else:
                 store(
                     *(variant, sums, tensors.out, start, row, num_rows, head, column),
-                    *(scalars.inverse_norm, tensors.out.element_type),
+                    *(inverse_norm, tensors.out.element_type),
                 )
 
 
 @cute.jit
 def _add_own(
-    variant: cutlass.Constexpr, sums, tensors, scalars, start, row, num_rows, head, column
+    variant: cutlass.Constexpr,
+    sums,
+    tensors,
+    scalars,
+    start,
+    row,
+    num_rows,
+    head,
+    column,
+    sums_per_value,
 ):
     """What a row gets from itself: its own key and value are not in the pages.
 
-    Each lane has a quarter of a row's columns, two at a time.
+    Four lanes share a row: of its query and key each multiplies every fourth 16 bytes, of its
+    value it has the columns of its sums.
     """
     dtype = tensors.q.element_type
     own_bias = Float32(0.0)
     if const_expr(variant.bias):
         own_bias = tensors.own_bias[0]
-    q_pairs, k_pairs, v_pairs = (
-        cute.recast_tensor(x, Int32) for x in (tensors.q, tensors.k, tensors.v)
-    )
+    v_pairs = cute.recast_tensor(tensors.v, Int32)
     count = variant.width // 8
     for i in cutlass.range_constexpr(2):
         here = start + cutlass.min(row + 8 * i, num_rows - 1)
-        own = _pairs_of(q_pairs, here, head, column, count, dtype)
-        own *= _pairs_of(k_pairs, here, head, column, count, dtype)
-        score = own.reduce(cute.ReductionOp.ADD, Float32(0.0), 0)
+        values = cute.make_rmem_tensor(cute.make_layout(count), Int32)
+        for j in cutlass.range_constexpr(count):
+            values[j] = v_pairs[here, head, 4 * j + column // 2]
+        score = Float32(0.0)
+        for j in cutlass.range_constexpr(count // 4):
+            chunk = 4 * j + column // 2
+            own = _eight_of(tensors.q, here, head, chunk) * _eight_of(tensors.k, here, head, chunk)
+            score += own.reduce(cute.ReductionOp.ADD, Float32(0.0), 0)
         score += cute.arch.shuffle_sync_bfly(score, 1)
         score += cute.arch.shuffle_sync_bfly(score, 2)
-        weight = weight_of(score + own_bias, scalars.half_alpha)
-        values = cute.make_rmem_tensor(cute.make_layout(2 * count), Float32)
-        values.store(_pairs_of(v_pairs, here, head, column, count, dtype))
+        if const_expr(variant.fp8):
+            score *= scalars.own_factor
+        weight = sums_per_value * weight_of(score + own_bias, scalars.half_alpha)
+        numbers = cute.make_rmem_tensor(cute.make_layout(2 * count), Float32)
+        numbers.store(cute.recast_tensor(values, dtype).load().to(Float32))
         for j in cutlass.range_constexpr(count):
             for c in cutlass.range_constexpr(2):
-                sums[c + 2 * i + 4 * j] += weight * values[2 * j + c]
+                sums[c + 2 * i + 4 * j] = weight * numbers[2 * j + c]
 
 
 @cute.jit
-def _pairs_of(pairs, row, head, column, count: cutlass.Constexpr[int], dtype: cutlass.Constexpr):
-    """A lane's columns of a row, as float32."""
-    found = cute.make_rmem_tensor(cute.make_layout(count), Int32)
-    for j in cutlass.range_constexpr(count):
-        found[j] = pairs[row, head, 4 * j + column // 2]
-    return cute.recast_tensor(found, dtype).load().to(Float32)
+def _eight_of(x, row, head, chunk):
+    """Eight neighbouring columns of a row, as float32."""
+    found = cute.make_rmem_tensor(cute.make_layout(8), x.element_type)
+    cute.autovec_copy(cute.local_tile(x[row, head, None], (8,), (chunk,)), found)
+    return found.load().to(Float32)

@@ -10,20 +10,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.cutlass.block_sizes import MOST_SEQUENCES
 from genrec_kernels.cutlass.claims import claim_counter
 from genrec_kernels.cutlass.hstu_attention import L2_BYTES, for_tma, multiprocessors
 from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels, launch
-from genrec_kernels.cutlass.parameters import paged_parameters
+from genrec_kernels.cutlass.parameters import Fp8Parameters, paged_parameters
 from genrec_kernels.cutlass.variants import (
     ELEMENTS,
+    PAGE_KEYS,
     SMALL_PAGE_KEYS,
     WIDTHS,
     AttentionVariant,
     paged_variant_of,
 )
-from genrec_kernels.fp8_pages import wide_bytes
 from genrec_kernels.paged_bias import matrix_bytes
 from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.relative_bias import RelativeBias
@@ -31,9 +32,6 @@ from genrec_kernels.triton.paged_plan import MOST_SPLITS, choose_splits
 
 #: Most memory that a layer's bias matrix may take: 8,192 rows on 20,480 keys.
 MOST_BIAS_BYTES = 640 * 2**20
-#: Most memory that the wide copy of a call's float8 pages may take: 256 requests of 1,024 keys, of
-#: 16 heads of 64 in 16 bits.
-MOST_WIDE_BYTES = 2**30
 #: New rows of a request for which Triton's tiles of 16 to 64 rows are better, measured on an H200:
 #: where rows have a bias of their own, and else.
 _FEW_ROWS = {True: 32, False: 64}
@@ -46,19 +44,24 @@ def unsupported(sizes: PagedSizes, *, fp8_pages: bool = False) -> str | None:
 
     Args:
         sizes: of the call.
-        fp8_pages: whether its pages are float8, which are copied wide first.
+        fp8_pages: whether its pages are float8.
     """
     if sizes.dtype not in ELEMENTS or sizes.head_dim not in WIDTHS:
         return (
             "its kernels take bfloat16 and float16, and heads of "
             f"{', '.join(map(str, WIDTHS))}, not {sizes.dtype} of {sizes.head_dim}"
         )
+    if fp8_pages and (sizes.dtype != torch.bfloat16 or sizes.page_size % PAGE_KEYS):
+        return (
+            f"its kernels take float8 pages of a multiple of {PAGE_KEYS} rows with queries in "
+            f"bfloat16, not of {sizes.page_size} with {sizes.dtype}"
+        )
     if sizes.page_size % SMALL_PAGE_KEYS:
         return (
             f"its kernels take pages of a multiple of {SMALL_PAGE_KEYS} rows, "
             f"not of {sizes.page_size}"
         )
-    variant = _variant_of(sizes)
+    variant = _variant_of(sizes, fp8_pages=fp8_pages)
     if compiled_kernels() and variant.name not in compiled_kernels():
         return f"{variant.name} was not compiled (make kernels)"
     needed = matrix_bytes(sizes) if sizes.has_bias else 0
@@ -66,12 +69,6 @@ def unsupported(sizes: PagedSizes, *, fp8_pages: bool = False) -> str | None:
         return (
             f"the bias of {sizes.num_rows} rows on up to {sizes.max_keys} keys would take "
             f"{needed >> 20} MiB, more than {MOST_BIAS_BYTES >> 20}"
-        )
-    needed = wide_bytes(sizes) if fp8_pages else 0
-    if needed > MOST_WIDE_BYTES:
-        return (
-            f"the float8 pages of {sizes.num_requests} requests of up to {sizes.max_keys} keys "
-            f"would take {needed >> 20} MiB in {sizes.dtype}, more than {MOST_WIDE_BYTES >> 20}"
         )
     return None
 
@@ -90,9 +87,9 @@ def pays(sizes: PagedSizes, device: torch.device) -> bool:
     return sizes.own_bias or 4 * blocks > multiprocessors(device) * variant.resident
 
 
-def _variant_of(sizes: PagedSizes) -> AttentionVariant:
+def _variant_of(sizes: PagedSizes, *, fp8_pages: bool = False) -> AttentionVariant:
     return paged_variant_of(
-        ELEMENTS[sizes.dtype],
+        "fp8" if fp8_pages else ELEMENTS[sizes.dtype],
         sizes.head_dim,
         bias=sizes.has_bias,
         same_bias=sizes.same_bias,
@@ -142,24 +139,25 @@ def paged_hstu_attention(
     norm_length: int,
     bias: RelativeBias | None,
     kv_scales: Tensor | None,
+    qk_scale: float | None,
     sizes: PagedSizes,
     in_parts: bool = False,
     kernel: CompiledKernel | None = None,
 ) -> Tensor:
     """As `genrec_kernels.paged_hstu_attention`, for sizes that are not `unsupported`.
 
-    Float8 pages are copied as numbers of q's dtype first: the kernels know no others.
-
     Args:
+        kv_scales, qk_scale: of float8 pages both are given.
         sizes: of this call.
         kernel: instead of the one for these inputs, for tuning.
     """
+    from genrec_kernels.triton.fp8_pages import narrow
     from genrec_kernels.triton.paged_bias import paged_bias
     from genrec_kernels.triton.paged_hstu_attention import add_parts
-    from genrec_kernels.triton.widen_pages import widen_pages
 
     num_rows, num_heads, width = q.shape
-    kernel = kernel or compiled_kernels()[_variant_of(sizes).name]
+    fp8_pages = kv_scales is not None
+    kernel = kernel or compiled_kernels()[_variant_of(sizes, fp8_pages=fp8_pages).name]
     variant = kernel.variant
     plan = _plan(variant, sizes, q.device)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -169,6 +167,12 @@ def paged_hstu_attention(
         partial = torch.empty(parts, dtype=torch.float32, device=q.device)
     page_table, row_offsets = page_table.int(), row_offsets.int().contiguous()
     with on_device_of(q):
+        # What a score is times before SiLU; the bias is added to the sum of a product.
+        scale, fp8 = alpha, None
+        if kv_scales is not None and qk_scale is not None:
+            scale = alpha * qk_scale
+            queries = narrow(contiguous_rows(q), qk_scale / kv_scales[0])
+            fp8 = Fp8Parameters(queries, kv_scales[1], 1 / qk_scale)
         made = None
         if bias is not None:
             made = paged_bias(
@@ -180,17 +184,7 @@ def paged_hstu_attention(
                 timestamps=timestamps,
                 max_keys=sizes.max_keys,
                 same_bias=variant.same_bias,
-                scale=1 / alpha,
-            )
-        if kv_scales is not None:  # after the bias: times stay where the caller's table says
-            kv_pages, page_table = widen_pages(
-                kv_pages,
-                kv_scales,
-                page_table=page_table,
-                row_offsets=row_offsets,
-                key_limits=key_limits,
-                max_keys=sizes.max_keys,
-                dtype=q.dtype,
+                scale=1 / scale,
             )
         parameters = paged_parameters(
             variant,
@@ -205,9 +199,10 @@ def paged_hstu_attention(
             page_table=page_table,
             claimed=claim_counter(q.device),
             bias=made,
+            fp8=fp8,
             group=plan.group,
             splits=plan.splits,
-            half_alpha=alpha / 2,
+            half_alpha=scale / 2,
             inverse_norm=1 / norm_length,
         )
         launch(kernel, parameters, blocks=plan.blocks, device=q.device)

@@ -40,6 +40,7 @@ class PagedHSTUSm90:
     @cute.jit
     def __call__(
         self,
+        queries: cute.Tensor,
         q: cute.Tensor,
         k: cute.Tensor,
         v: cute.Tensor,
@@ -53,18 +54,23 @@ class PagedHSTUSm90:
         claimed: cute.Tensor,
         bias: cute.Tensor | None,
         own_bias: cute.Tensor | None,
+        v_scale: cute.Tensor | None,
         blocks: Int32,
         group: Int32,
         splits: Int32,
         half_alpha: Float32,
         inverse_norm: Float32,
+        own_factor: Float32 | None,
         stream: cuda.CUstream,
     ):
         """Launch on `blocks` blocks.
 
         Args:
-            q, k, v: [R, H, D], the last axis contiguous, the others' strides multiples of 16 bytes.
-            k_pages, v_pages: [P, H, S, D], likewise; S is a multiple of `page_keys`.
+            queries: [R, H, D], the last axis contiguous, the others' strides multiples of 16 bytes:
+                q as the tensor cores take it.
+            q, k, v: [R, H, D], likewise, of 16 bits.
+            k_pages, v_pages: [P, H, S, D], likewise; S is a multiple of `page_keys`. With fp8
+                v_pages is [P, H, D, S], see `fp8_pages`.
             out: [R, H, D], contiguous.
             partial: float32 [parts · R · H, D], written where there is more than one part.
             offsets: int32 [B + 1], first new row of each request.
@@ -73,18 +79,22 @@ class PagedHSTUSm90:
             claimed: int32 [1], zero, and zero again afterwards: tiles that blocks have taken.
             bias, own_bias: of variants with a bias: float32 [N, K] and [1], times 1 / alpha, see
                 `genrec_kernels.paged_bias`.
+            v_scale: of fp8, float32 [H]: what a head's values in the pages are times.
             blocks: how many run.
             group: requests that run side by side: at most 32.
             splits: parts that the keys are cut into.
-            half_alpha, inverse_norm: alpha / 2 and 1 / N.
+            half_alpha, inverse_norm: alpha / 2 and 1 / N; alpha is of products of queries and
+                keys as they are in memory.
+            own_factor: of fp8: what products of a row's q and k are times beside those.
         """
-        dtype, variant = q.element_type, self.variant
+        dtype, variant = queries.element_type, self.variant
         stages = variant.stages
+        value_modes = [2, 3, 1, 0] if variant.fp8 else [3, 2, 1, 0]
         tiles = tma_operands(
             variant,
-            cute.make_tensor(q.iterator, cute.select(q.layout, mode=[0, 2, 1])),
+            cute.make_tensor(queries.iterator, cute.select(queries.layout, mode=[0, 2, 1])),
             cute.make_tensor(k_pages.iterator, cute.select(k_pages.layout, mode=[2, 3, 1, 0])),
-            cute.make_tensor(v_pages.iterator, cute.select(v_pages.layout, mode=[3, 2, 1, 0])),
+            cute.make_tensor(v_pages.iterator, cute.select(v_pages.layout, mode=value_modes)),
         )
         # A tile's bias comes with its keys.
         bias_floats = variant.keys if variant.same_bias else 0
@@ -123,10 +133,12 @@ class PagedHSTUSm90:
             claimed,
             bias,
             own_bias,
+            v_scale,
             group,
             splits,
             half_alpha,
             inverse_norm,
+            own_factor,
             tiles.q.layout,
             tiles.k.layout,
             tiles.v.layout,
@@ -158,10 +170,12 @@ class PagedHSTUSm90:
         claimed: cute.Tensor,
         bias: cute.Tensor | None,
         own_bias: cute.Tensor | None,
+        v_scale: cute.Tensor | None,
         group: Int32,
         splits: Int32,
         half_alpha: Float32,
         inverse_norm: Float32,
+        own_factor: Float32 | None,
         q_layout: cute.ComposedLayout,
         k_layout: cute.ComposedLayout,
         v_layout: cute.ComposedLayout,
@@ -199,9 +213,14 @@ class PagedHSTUSm90:
             claimed=claimed,
             bias=bias,
             own_bias=own_bias,
+            v_scale=v_scale,
         )
         scalars = SimpleNamespace(
-            group=group, splits=splits, half_alpha=half_alpha, inverse_norm=inverse_norm
+            group=group,
+            splits=splits,
+            half_alpha=half_alpha,
+            inverse_norm=inverse_norm,
+            own_factor=own_factor,
         )
         loads = SimpleNamespace(q=(q_copy, q_tma), k=(k_copy, k_tma), v=(v_copy, v_tma))
         cute.arch.mbarrier_init_fence()

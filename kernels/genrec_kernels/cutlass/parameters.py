@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from genrec_kernels.cutlass.variants import AttentionVariant
+from genrec_kernels.fp8_pages import keys_and_values
 from genrec_kernels.paged_bias import PagedBias
 
 #: Bytes of a row that one TMA copy brings at most: the widest swizzle of shared memory.
@@ -135,6 +136,20 @@ def forward_parameters(
     ]
 
 
+class Fp8Parameters(NamedTuple):
+    """What pages of eight bits come with, of `paged_parameters`.
+
+    queries: float8 [R, H, D], q as the tensor cores take it.
+    v_scale: float32 [H], what values are times.
+    own_factor: what a product of a row's q and k is times beside products of queries and keys in
+        the pages.
+    """
+
+    queries: Tensor
+    v_scale: Tensor
+    own_factor: float
+
+
 def paged_parameters(
     variant: AttentionVariant,
     *,
@@ -153,17 +168,26 @@ def paged_parameters(
     splits: int,
     half_alpha: float,
     inverse_norm: float,
+    fp8: Fp8Parameters | None = None,
 ) -> list[Parameter]:
     """Of `paged_hstu_sm90.PagedHSTUSm90.kernel`, in its order, tensors as it says."""
     rows, heads, width = q.shape
     num_pages, _, page_rows, _ = kv_pages.shape
     pages = Sizes((page_rows, heads, num_pages))
+    span = min(width * variant.element_bytes, SWIZZLE_BYTES)
+    if fp8 is None:
+        queries, keys = q, kv_pages[..., :width]
+        values = Boxes(kv_pages[..., width:], variant.page_keys)
+    else:
+        queries = fp8.queries
+        keys, of_places = keys_and_values(kv_pages)
+        values = Boxes(of_places, width, variant.page_keys)
     return [
-        Boxes(q.transpose(0, 1), variant.rows),
+        Boxes(queries.transpose(0, 1), variant.rows, span),
         Sizes((rows, heads)),
-        Boxes(kv_pages[..., :width], variant.page_keys),
+        Boxes(keys, variant.page_keys, span),
         pages,
-        Boxes(kv_pages[..., width:], variant.page_keys),
+        values,
         pages,
         *(Memory(x, (rows, heads, *x.stride()[:2])) for x in (q, k, v)),
         Memory(out, (rows, heads, out.stride(0))),
@@ -180,8 +204,10 @@ def paged_parameters(
                 Memory(bias.own),
             ]
         ),
+        *([] if fp8 is None else [Memory(fp8.v_scale, (heads,))]),
         group,
         splits,
         half_alpha,
         inverse_norm,
+        *([] if fp8 is None else [fp8.own_factor]),
     ]

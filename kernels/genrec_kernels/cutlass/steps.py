@@ -13,6 +13,7 @@ from cutlass.cute.nvgpu import warpgroup
 from genrec_kernels.cutlass.bias import fill_bias
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
 from genrec_kernels.cutlass.byte_weights import pairs_of_weights, put_weights
+from genrec_kernels.cutlass.foreign_places import hide_foreign_places
 from genrec_kernels.cutlass.paged_bias import fill_from_rows, fill_from_tile
 from genrec_kernels.cutlass.products import add_product, product, round_into, stage
 from genrec_kernels.cutlass.scores import hide_unseen, silu, zero_rows
@@ -135,7 +136,9 @@ def _hide_unseen(tile, scores, first_key, masked):
 
 def _hide_foreign_rows(tile, stage, first_key):
     if const_expr(tile.variant.fp8):
-        return  # its values are zero there
+        if const_expr(tile.variant.paged):  # else its values are zero there
+            hide_foreign_places(tile.variant, tile.sv, stage, first_key, tile.num_keys, tile.thread)
+        return
     hide_foreign_rows(tile.variant, tile.sv, stage, first_key, tile.num_keys, tile.thread)
 
 

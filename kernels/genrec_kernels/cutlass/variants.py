@@ -109,6 +109,7 @@ _PAGED_TILES = {64: (2, 64, 6, 1), 128: (2, 64, 4, 1), 256: (2, 64, 2, 1)}
 _OWN_BIAS_PAGED_TILES = _PAGED_TILES | {64: (1, 64, 3, 3)}
 #: Of e4m3: a tile's keys lie along the sum of P V, where 128 bytes are the widest swizzle.
 _FP8_TILES = {64: (3, 128, 4, 1), 128: (3, 64, 6, 1), 256: (2, 64, 4, 1)}
+_FP8_PAGED_TILES = {64: (2, 64, 6, 1), 128: (2, 64, 6, 1), 256: (2, 64, 4, 1)}
 #: (eighths, terms) of SiLU that are a polynomial, by width, without a bias: where the special
 #: instruction takes as long as the products. Found by counting instructions; not timed yet.
 _POLYNOMIALS = {"bf16": {64: (2, 5)}, "fp8": {64: (3, 5), 128: (2, 5)}}
@@ -166,6 +167,8 @@ def paged_variant_of(
 ) -> AttentionVariant:
     """The variant for pages of `page_size` rows; `same_bias` says nothing without a bias."""
     tiles = _OWN_BIAS_PAGED_TILES if bias and not same_bias else _PAGED_TILES
+    if element == "fp8":
+        tiles = _FP8_PAGED_TILES
     groups, keys, stages, resident = tiles[width]
     return AttentionVariant(
         element=element,
@@ -191,13 +194,14 @@ def all_variants() -> list[AttentionVariant]:
             ELEMENTS.values(), WIDTHS, (False, True), (False, True), (None, SHORT_ROWS)
         )
     ]
+    paged: list[tuple[Element, int]] = [
+        *product(ELEMENTS.values(), (PAGE_KEYS, SMALL_PAGE_KEYS)),
+        ("fp8", PAGE_KEYS),
+    ]
     found += [
         paged_variant_of(element, width, bias=bias, same_bias=same_bias, page_size=page_size)
-        for page_size, element, width, (bias, same_bias) in product(
-            (PAGE_KEYS, SMALL_PAGE_KEYS),
-            ELEMENTS.values(),
-            WIDTHS,
-            ((False, False), (True, False), (True, True)),
+        for (element, page_size), width, (bias, same_bias) in product(
+            paged, WIDTHS, ((False, False), (True, False), (True, True))
         )
     ]
     found += [fp8_variant_of(width) for width in WIDTHS]

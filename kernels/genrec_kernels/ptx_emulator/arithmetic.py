@@ -121,6 +121,8 @@ def compute(op: tuple[str, ...], a: list[Lanes]) -> Lanes | None:
             return _permuted(*a)
         if name == "popc":
             return np.array([int(x).bit_count() for x in a[0]], np.uint32)
+        if name == "div" and op[-1] == "f32":
+            return np.asarray(a[0] / a[1])
         if name == "div":
             return _truncated(a[0], a[1])
         if name == "rem":

@@ -88,7 +88,8 @@ class Registers:
         if operand.startswith("%"):
             return self._special(operand).astype(dtype)
         if operand.startswith("0f"):
-            return np.array(struct.unpack(">f", bytes.fromhex(operand[2:]))[0], np.float32)
+            number = np.array(struct.unpack(">f", bytes.fromhex(operand[2:]))[0], np.float32)
+            return number if dtype.kind == "f" else number.view(np.uint32)
         if operand.startswith("__dynamic_shmem"):
             return np.array(0).astype(dtype)
         try:

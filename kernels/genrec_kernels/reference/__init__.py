@@ -7,6 +7,7 @@ from genrec_kernels.reference.hstu_attention_backward import (
     hstu_attention_backward,
 )
 from genrec_kernels.reference.padded_hstu_attention import padded_hstu_attention
+from genrec_kernels.reference.page_write import page_write
 from genrec_kernels.reference.paged_bias import paged_bias
 from genrec_kernels.reference.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.reference.time_plan import plan_times
@@ -18,6 +19,7 @@ __all__ = [
     "linear_add",
     "linear_silu",
     "padded_hstu_attention",
+    "page_write",
     "paged_bias",
     "paged_hstu_attention",
     "plan_times",

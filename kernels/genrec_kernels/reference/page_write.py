@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_kernels.fp8_pages import narrow
+from genrec_kernels.fp8_pages import keys_and_values, narrow, places_of
 
 
 def page_write(
@@ -26,21 +26,22 @@ def page_write(
     Args:
         k, v: float [R, H, D].
         slots: int64 [R], ``page · S + row in page``, each at most once; a negative one is skipped.
-        kv_pages: float [P, H, S, 2·D], written: keys in the first half of the last axis.
+        kv_pages: float [P, H, S, 2·D], written: keys in the first half of the last axis; float8
+            as `fp8_pages` lays it out.
         timestamps: int64 [R], unix seconds, or None to leave `timestamp_pages` alone.
         timestamp_pages: int64 [P, S], written.
         kv_scales: float32 [2, H] of float8 pages, see `fp8_pages`; None for others.
     """
-    if kv_scales is not None:
-        # Indexing knows no float8: its bits are written.
-        k, v = (
-            narrow(x, scales).view(torch.uint8) for x, scales in zip((k, v), kv_scales, strict=True)
-        )
-        kv_pages = kv_pages.view(torch.uint8)
     wanted = slots >= 0
     page_R, row_R = slots[wanted] // kv_pages.shape[2], slots[wanted] % kv_pages.shape[2]
-    width = k.shape[2]
-    kv_pages[page_R, :, row_R, :width] = k[wanted].to(kv_pages.dtype)
-    kv_pages[page_R, :, row_R, width:] = v[wanted].to(kv_pages.dtype)
+    if kv_scales is None:
+        width = k.shape[2]
+        kv_pages[page_R, :, row_R, :width] = k[wanted].to(kv_pages.dtype)
+        kv_pages[page_R, :, row_R, width:] = v[wanted].to(kv_pages.dtype)
+    else:
+        # Indexing knows no float8: its bits are written.
+        keys, values = (half.view(torch.uint8) for half in keys_and_values(kv_pages))
+        keys[page_R, :, row_R] = narrow(k[wanted], kv_scales[0]).view(torch.uint8)
+        values[page_R, :, :, places_of(row_R)] = narrow(v[wanted], kv_scales[1]).view(torch.uint8)
     if timestamps is not None and timestamp_pages is not None:
         timestamp_pages[page_R, row_R] = timestamps[wanted]

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genrec_kernels.fp8_pages import pages_of
+from genrec_kernels.fp8_layout import LARGEST, WEIGHT_SCALE
+from genrec_kernels.fp8_pages import FP8, narrow, pages_of
 from genrec_kernels.relative_bias import RelativeBias
 
 
@@ -29,6 +30,7 @@ def paged_hstu_attention(
     norm_length: int,
     bias: RelativeBias | None = None,
     kv_scales: Tensor | None = None,
+    q_scales: Tensor | None = None,
 ) -> Tensor:
     """As `hstu_attention`, with the history's keys and values in pages.
 
@@ -47,11 +49,16 @@ def paged_hstu_attention(
         timestamps: int64 [R], unix seconds.
         alpha, norm_length, bias: as in `hstu_attention`.
         kv_scales: float32 [2, H] of float8 pages, see `fp8_pages`; None for others.
+        q_scales: float32 [H]: queries, divided by these, and weights are rounded to float8 where
+            they meet pages, as where the tensor cores multiply in eight bits; None: they are not.
 
     Returns:
         float [R, H, D], in the dtype of `q`.
     """
     out = torch.empty_like(q)
+    seeing = q
+    if q_scales is not None:
+        seeing = narrow(q, q_scales).to(q.dtype) * q_scales.to(q.dtype)[:, None]
     page_size = kv_pages.shape[2]
     starts = row_offsets.tolist()
     for request in range(len(starts) - 1):
@@ -66,14 +73,18 @@ def paged_hstu_attention(
         k_HLD, v_HLD = kv_HLD.chunk(2, dim=-1)
         key_L = torch.arange(length, device=q.device)
 
-        scores_HTL = torch.einsum("thd,hld->htl", q[new], k_HLD) * alpha
+        scores_HTL = torch.einsum("thd,hld->htl", seeing[new], k_HLD) * alpha
         own_TH = (q[new] * k[new]).sum(-1) * alpha
         if bias is not None:
             key_time_L = timestamp_pages[pages].flatten()[:length]
             seconds_TL = timestamps[new][:, None] - key_time_L
             scores_HTL = scores_HTL + bias(limit_T[:, None] - key_L, seconds_TL)
             own_TH = own_TH + bias.self_bias()
-        weights_HTL = F.silu(scores_HTL) * (key_L < limit_T[:, None]) / norm_length
+        weights_HTL = F.silu(scores_HTL)
+        if q_scales is not None:
+            times = (weights_HTL * WEIGHT_SCALE).clamp(-LARGEST, LARGEST)
+            weights_HTL = times.to(FP8).to(q.dtype) / WEIGHT_SCALE
+        weights_HTL = weights_HTL * (key_L < limit_T[:, None]) / norm_length
         out[new] = torch.einsum("htl,hld->thd", weights_HTL, v_HLD)
         out[new] += (F.silu(own_TH) / norm_length)[..., None] * v[new]
     return out

@@ -1,5 +1,7 @@
 """A matrix product whose epilogue adds the bias, then applies SiLU or adds a residual, in Triton.
 
+Operands may be float8 (e4m3), with a scale for each row of both.
+
 Without it the product's result is written, read, and written again. As many programs as the
 multiprocessors hold stay for the whole product, so that one tile's epilogue runs while the next
 one's first copies are under way.
@@ -21,6 +23,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from genrec_kernels.dispatch import interpreting
+from genrec_kernels.fp8_linear import NarrowRows
 from genrec_kernels.triton.hstu_tile import dot, silu_of_half
 
 #: Row tiles that run side by side for each column tile: they share both through the L2 cache.
@@ -45,12 +48,11 @@ class ProductTile:
     resident: int = 1
     time: float = 1.0
 
-    @property
-    def shared_memory(self) -> int:
-        """Bytes that one program takes at most, of numbers of two bytes."""
-        operands = self.stages * (self.rows + self.columns) * self.width
+    def shared_memory(self, element_bytes: int) -> int:
+        """Bytes that one program takes at most; what comes out has numbers of two bytes."""
+        operands = self.stages * (self.rows + self.columns) * self.width * element_bytes
         barriers = 2048  # and the like
-        return 2 * (operands + self.rows * self.columns) + barriers
+        return operands + 2 * self.rows * self.columns + barriers
 
 
 #: Measured on an H200 with 40 to 8,192 rows, 1,024 wide, on 1,024 and 4,096 columns.
@@ -61,14 +63,22 @@ _TILES = (
     ProductTile(64, 64, 128, 4, 3, resident=2, time=0.35),
     ProductTile(64, 32, 128, 4, 4, resident=2, time=0.28),
 )
+#: Of operands in eight bits.
+_FP8_TILES = (
+    ProductTile(128, 256, 128, 8, 3),
+    ProductTile(128, 128, 128, 8, 4, time=0.55),
+    ProductTile(64, 64, 128, 4, 4, resident=3, time=0.5),
+    ProductTile(64, 64, 256, 4, 3, resident=2, time=0.35),
+    ProductTile(64, 32, 256, 4, 4, resident=2, time=0.28),
+)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_programs"])
 def _linear(
-    x_tiles, w_tiles, bias_ptr, residual_tiles, out_tiles,
+    x_tiles, w_tiles, x_scale_ptr, w_scale_ptr, bias_ptr, residual_tiles, out_tiles,
     num_rows, num_columns, width, num_programs, group,
-    R: tl.constexpr, N: tl.constexpr, K: tl.constexpr, SILU: tl.constexpr, FAST: tl.constexpr,
-    INTERPRETED: tl.constexpr,
+    R: tl.constexpr, N: tl.constexpr, K: tl.constexpr, SCALED: tl.constexpr, SILU: tl.constexpr,
+    FAST: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     row_tiles, column_tiles = tl.cdiv(num_rows, R), tl.cdiv(num_columns, N)
     zero_RN = tl.zeros([R, N], tl.float32)
@@ -85,6 +95,11 @@ def _linear(
             acc_RN = dot(x_RK, tl.trans(w_NK), acc_RN, INTERPRETED)
         column_N = column + tl.arange(0, N)
         bias_N = tl.load(bias_ptr + column_N, mask=column_N < num_columns, other=0.0)
+        if SCALED:
+            row_R = row + tl.arange(0, R)
+            x_scale_R = tl.load(x_scale_ptr + row_R, mask=row_R < num_rows, other=0.0)
+            w_scale_N = tl.load(w_scale_ptr + column_N, mask=column_N < num_columns, other=0.0)
+            acc_RN = acc_RN * x_scale_R[:, None] * w_scale_N[None, :]
         out_RN = acc_RN + bias_N.to(tl.float32)[None, :]
         if SILU:
             out_RN = silu_of_half(0.5 * out_RN, FAST)
@@ -102,13 +117,16 @@ def _add_and_store(x_RH, residual_tiles, out_tiles, row, column):
     out_tiles.store([row, column], (x_RH + residual_RH.to(tl.float32)).to(residual_RH.dtype))
 
 
-def choose_tile(rows: int, columns: int, multiprocessors: int, shared_memory: int) -> ProductTile:
+def choose_tile(
+    rows: int, columns: int, multiprocessors: int, shared_memory: int, *, element_bytes: int = 2
+) -> ProductTile:
     """The tile with which a product is done soonest: rounds of programs times what one takes.
 
     Args:
         rows, columns: of the product.
         multiprocessors: of the GPU.
         shared_memory: bytes of it that one program may have.
+        element_bytes: of both operands, 1 or 2.
     """
 
     def time(tile: ProductTile) -> float:
@@ -116,11 +134,16 @@ def choose_tile(rows: int, columns: int, multiprocessors: int, shared_memory: in
         rounds: int = triton.cdiv(tiles, multiprocessors * tile.resident)
         return tile.time * rounds
 
-    return min((tile for tile in _TILES if tile.shared_memory <= shared_memory), key=time)
+    tiles = _FP8_TILES if element_bytes == 1 else _TILES
+    return min((t for t in tiles if t.shared_memory(element_bytes) <= shared_memory), key=time)
 
 
 def linear_silu(
-    x: Tensor, weight: Tensor, bias: Tensor, *, tile: ProductTile | None = None
+    x: Tensor | NarrowRows,
+    weight: Tensor | NarrowRows,
+    bias: Tensor,
+    *,
+    tile: ProductTile | None = None,
 ) -> Tensor:
     """float [R, K], [N, K] and [N], all contiguous, to [R, N]; R at least 1.
 
@@ -130,23 +153,36 @@ def linear_silu(
 
 
 def linear_add(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, *, tile: ProductTile | None = None
+    x: Tensor | NarrowRows,
+    weight: Tensor | NarrowRows,
+    bias: Tensor,
+    residual: Tensor,
+    *,
+    tile: ProductTile | None = None,
 ) -> Tensor:
     """As `linear_silu`, with a residual [R, N] in place of SiLU."""
     return _launch(x, weight, bias, residual, tile)
 
 
 def _launch(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, tile: ProductTile | None
+    x: Tensor | NarrowRows,
+    weight: Tensor | NarrowRows,
+    bias: Tensor,
+    residual: Tensor | None,
+    tile: ProductTile | None,
 ) -> Tensor:
-    (rows, width), columns = x.shape, weight.shape[0]
+    x_numbers, x_scales = x if isinstance(x, NarrowRows) else (x, bias)
+    w_numbers, w_scales = weight if isinstance(weight, NarrowRows) else (weight, bias)
+    (rows, width), columns = x_numbers.shape, w_numbers.shape[0]
     interpreted = interpreting()
-    processors, shared_memory = (4, 0) if interpreted else _gpu(x.device)
+    processors, shared_memory = (4, 0) if interpreted else _gpu(bias.device)
     if tile is None and interpreted:
-        tile = ProductTile(16, 32, 16, 4, 1)
+        tile = ProductTile(16, 32, 32, 4, 1)
     elif tile is None:
-        tile = choose_tile(rows, columns, processors, shared_memory)
-    out = torch.empty((rows, columns), dtype=x.dtype, device=x.device)
+        tile = choose_tile(
+            rows, columns, processors, shared_memory, element_bytes=x_numbers.element_size()
+        )
+    out = torch.empty((rows, columns), dtype=bias.dtype, device=bias.device)
     written = [tile.rows, tile.columns if residual is None else tile.columns // 2]
     out_tiles, residual_tiles = (
         TensorDescriptor(t, [rows, columns], [columns, 1], written)
@@ -155,11 +191,13 @@ def _launch(
     tiles = triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns)
     programs = min(processors * tile.resident, tiles)
     _linear[(programs,)](
-        TensorDescriptor(x, [rows, width], [width, 1], [tile.rows, tile.width]),
-        TensorDescriptor(weight, [columns, width], [width, 1], [tile.columns, tile.width]),
-        bias, residual_tiles, out_tiles, rows, columns, width, programs, _GROUP,
-        R=tile.rows, N=tile.columns, K=tile.width, SILU=residual is None, FAST=not interpreted,
-        INTERPRETED=interpreted, num_warps=tile.warps, num_stages=tile.stages,
+        TensorDescriptor(x_numbers, [rows, width], [width, 1], [tile.rows, tile.width]),
+        TensorDescriptor(w_numbers, [columns, width], [width, 1], [tile.columns, tile.width]),
+        x_scales, w_scales, bias, residual_tiles, out_tiles,
+        rows, columns, width, programs, _GROUP,
+        R=tile.rows, N=tile.columns, K=tile.width, SCALED=isinstance(x, NarrowRows),
+        SILU=residual is None, FAST=not interpreted, INTERPRETED=interpreted,
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out
 

@@ -1,5 +1,7 @@
 """``LayerNorm(x)``, ``LayerNorm(x) ⊙ u`` and its gradient, in Triton: all is read or written once.
 
+What comes out may be float8 (e4m3) with a scale for each row, for products in eight bits.
+
 Letters in shapes: R rows of a program's tile, W width (padded to a power of 2), P parts of which
 a row is the sum (padded to a power of 2).
 """
@@ -12,8 +14,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from genrec_kernels.fp8_layout import LARGEST
+from genrec_kernels.fp8_linear import LEAST_SCALE, NarrowRows
+
 #: Elements of a forward tile of several short rows; longer rows come alone.
 ELEMENTS = 2048
+_LARGEST = tl.constexpr(LARGEST)
+_LEAST = tl.constexpr(LEAST_SCALE)
+_NAN = tl.constexpr(tl.PropagateNan.ALL)
 #: Elements of a program's parts, of one row, that a warp takes.
 PART_ELEMENTS = 2048
 #: Programs of the backward kernel; each adds up its own gradient of weight and bias.
@@ -22,10 +30,11 @@ BACKWARD_PROGRAMS = 1056
 
 @triton.jit(do_not_specialize=["num_rows", "num_parts"])
 def _forward(
-    x_ptr, u_ptr, weight_ptr, bias_ptr, out_ptr, mean_ptr, rstd_ptr,
+    x_ptr, u_ptr, weight_ptr, bias_ptr, out_ptr, scale_ptr, mean_ptr, rstd_ptr,
     num_rows, num_parts, x_part, x_row, u_row, eps,
     WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_PARTS: tl.constexpr, GATE: tl.constexpr, STATISTICS: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_PARTS: tl.constexpr, GATE: tl.constexpr, STATISTICS: tl.constexpr, FP8: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Without GATE the norm alone; STATISTICS are what only a gradient needs.
 
@@ -59,6 +68,10 @@ def _forward(
     out_RW = normal_RW * weight_W[None, :] + bias_W[None, :]
     if GATE:
         out_RW *= u_RW
+    if FP8:
+        scale_R = tl.maximum(tl.max(tl.abs(out_RW), 1) / _LARGEST, _LEAST, _NAN)
+        tl.store(scale_ptr + row_R, scale_R, mask=row_R < num_rows)
+        out_RW = out_RW / scale_R[:, None]
     out_at_RW = out_ptr + row_R[:, None] * WIDTH + column_W[None, :]
     tl.store(out_at_RW, out_RW.to(out_ptr.dtype.element_ty), mask=real_RW)
     if STATISTICS:
@@ -135,14 +148,15 @@ def _backward_tile(width: int) -> dict[str, int]:
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """As `torch.nn.functional.layer_norm` over the last axis of [R, W], which is contiguous."""
-    num_rows, width = x.shape
-    out = torch.empty((num_rows, width), dtype=x.dtype, device=x.device)
-    if num_rows:
-        tile = _forward_tile(width)
-        _forward[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
-            x, x, weight, bias, out, x, x, num_rows, 1, 0, x.stride(0), 0, eps,
-            BLOCK_PARTS=0, GATE=False, STATISTICS=False, PDL=False, **tile,
-        )  # fmt: skip
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _norm(x, None, weight, bias, eps, out=out)
+    return out
+
+
+def layer_norm_fp8(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> NarrowRows:
+    """`layer_norm` in eight bits."""
+    out = _empty_fp8(x)
+    _norm(x, None, weight, bias, eps, out=out.numbers, scales=out.scales)
     return out
 
 
@@ -150,16 +164,10 @@ def norm_gate(
     x: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `genrec_kernels.reference.norm_gate`; last axes must be contiguous."""
-    num_rows, width = x.shape
-    out = torch.empty((num_rows, width), dtype=x.dtype, device=x.device)
-    mean = torch.empty(num_rows, dtype=torch.float32, device=x.device)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    mean = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
     rstd = torch.empty_like(mean)
-    if num_rows:
-        tile = _forward_tile(width)
-        _forward[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
-            x, u, weight, bias, out, mean, rstd, num_rows, 1, 0, x.stride(0), u.stride(0), eps,
-            BLOCK_PARTS=0, GATE=True, STATISTICS=True, PDL=False, **tile,
-        )  # fmt: skip
+    _norm(x, u, weight, bias, eps, out=out, statistics=(mean, rstd))
     return out, mean, rstd
 
 
@@ -170,18 +178,61 @@ def norm_gate_of_parts(
 
     `early`: the kernel before lets this one be set up while it runs (sm_90).
     """
-    num_parts, num_rows, width = parts.shape
-    out = torch.empty((num_rows, width), dtype=u.dtype, device=u.device)
-    if num_rows:
-        block_width, block_parts = (triton.next_power_of_2(n) for n in (width, num_parts))
-        _forward[(num_rows,)](
-            parts, u, weight, bias, out, parts, parts,
-            num_rows, num_parts, parts.stride(0), parts.stride(1), u.stride(0), eps,
-            WIDTH=width, BLOCK_WIDTH=block_width, BLOCK_ROWS=1, BLOCK_PARTS=block_parts,
-            GATE=True, STATISTICS=False, PDL=early, launch_pdl=early,
-            num_warps=min(16, max(4, block_parts * block_width // PART_ELEMENTS)),
-        )  # fmt: skip
+    out = torch.empty(u.shape, dtype=u.dtype, device=u.device)
+    _norm(parts, u, weight, bias, eps, out=out, early=early)
     return out
+
+
+def norm_gate_of_parts_fp8(
+    parts: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, *, early: bool
+) -> NarrowRows:
+    """`norm_gate_of_parts` in eight bits."""
+    out = _empty_fp8(u)
+    _norm(parts, u, weight, bias, eps, out=out.numbers, scales=out.scales, early=early)
+    return out
+
+
+def _empty_fp8(like: Tensor) -> NarrowRows:
+    return NarrowRows(
+        torch.empty(like.shape, dtype=torch.float8_e4m3fn, device=like.device),
+        torch.empty(like.shape[0], dtype=torch.float32, device=like.device),
+    )
+
+
+def _norm(
+    x: Tensor,
+    u: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    out: Tensor,
+    scales: Tensor | None = None,
+    statistics: tuple[Tensor, Tensor] | None = None,
+    early: bool = False,
+) -> None:
+    """Fill `out` [R, W] from x [R, W], or from parts of it [P, R, W]."""
+    num_rows, width = out.shape
+    if num_rows == 0:
+        return
+    num_parts = x.shape[0] if x.dim() == 3 else 1
+    if num_parts > 1:
+        block_width, block_parts = (triton.next_power_of_2(n) for n in (width, num_parts))
+        tile = {
+            "WIDTH": width,
+            "BLOCK_WIDTH": block_width,
+            "BLOCK_ROWS": 1,
+            "num_warps": min(16, max(4, block_parts * block_width // PART_ELEMENTS)),
+        }
+    else:
+        tile, block_parts = _forward_tile(width), 0
+    mean, rstd = statistics or (weight, weight)
+    _forward[(triton.cdiv(num_rows, tile["BLOCK_ROWS"]),)](
+        x, x if u is None else u, weight, bias, out, weight if scales is None else scales,
+        mean, rstd, num_rows, num_parts, x.stride(0), x.stride(-2), 0 if u is None else u.stride(0),
+        eps, BLOCK_PARTS=block_parts, GATE=u is not None, STATISTICS=statistics is not None,
+        FP8=scales is not None, PDL=early, launch_pdl=early, **tile,
+    )  # fmt: skip
 
 
 def norm_gate_backward(

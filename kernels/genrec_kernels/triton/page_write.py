@@ -10,28 +10,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from genrec_kernels.fp8_pages import LARGEST
-
 #: Elements of keys (and of values) that one program writes.
 ELEMENTS = 2048
-_LARGEST = tl.constexpr(LARGEST)
-
-
-@triton.jit
-def _scaled(x_XD, scale_X):
-    """Rows divided by their scales, as rounded as the twin's, and cut to what float8 holds."""
-    x_XD = x_XD.to(tl.float32)
-    scaled_XD = tl.div_rn(x_XD, tl.broadcast_to(scale_X[:, None], x_XD.shape))
-    return tl.clamp(scaled_XD, -_LARGEST, _LARGEST, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _write(
-    k_ptr, v_ptr, slots_ptr, times_ptr, scales_ptr, kv_ptr, page_times_ptr, num_rows,
+    k_ptr, v_ptr, slots_ptr, times_ptr, kv_ptr, page_times_ptr, num_rows,
     k_row, k_head, v_row, v_head, kv_page, kv_head, kv_row, times_page, times_row,
     NUM_HEADS: tl.constexpr, BLOCK_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, PAGE: tl.constexpr,
-    HAS_TIMES: tl.constexpr, SCALED: tl.constexpr,
+    HAS_TIMES: tl.constexpr,
 ):  # fmt: skip
     pair_X = tl.arange(0, BLOCK_ROWS * BLOCK_HEADS)
     row_X = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + pair_X // BLOCK_HEADS
@@ -47,10 +36,6 @@ def _write(
     v_at_X = v_ptr + row_X * v_row + head_X * v_head
     k_XD = tl.load(k_at_X[:, None] + dim_D[None, :], mask=real_XD)
     v_XD = tl.load(v_at_X[:, None] + dim_D[None, :], mask=real_XD)
-    if SCALED:
-        scale_at_X = scales_ptr + head_X
-        k_XD = _scaled(k_XD, tl.load(scale_at_X, mask=real_X, other=1.0))
-        v_XD = _scaled(v_XD, tl.load(scale_at_X + NUM_HEADS, mask=real_X, other=1.0))
     kv_at_X = kv_ptr + page_X * kv_page + head_X * kv_head + place_X * kv_row
     kv_at_XD = kv_at_X[:, None] + dim_D[None, :]
     tl.store(kv_at_XD, k_XD.to(kv_ptr.dtype.element_ty), mask=real_XD)
@@ -69,9 +54,8 @@ def page_write(
     kv_pages: Tensor,
     timestamps: Tensor | None,
     timestamp_pages: Tensor | None,
-    kv_scales: Tensor | None,
 ) -> None:
-    """As `genrec_kernels.page_write`; last axes of k, v and kv_pages must be contiguous."""
+    """As `genrec_kernels.page_write`, for pages of 16 or 32 bits; last axes of k, v and kv_pages must be contiguous."""
     num_rows, num_heads, head_dim = k.shape
     if num_rows == 0:
         return
@@ -83,12 +67,10 @@ def page_write(
     block_heads, block_dim = (triton.next_power_of_2(n) for n in (num_heads, head_dim))
     block_rows = max(1, ELEMENTS // (block_heads * block_dim))
     _write[(triton.cdiv(num_rows, block_rows),)](
-        k, v, slots, times, slots if kv_scales is None else kv_scales, kv_pages, time_pages,
-        num_rows,
+        k, v, slots, times, kv_pages, time_pages, num_rows,
         k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         kv_pages.stride(0), kv_pages.stride(1), kv_pages.stride(2), *time_strides,
         NUM_HEADS=num_heads, BLOCK_HEADS=block_heads, HEAD_DIM=head_dim, BLOCK_DIM=block_dim,
         BLOCK_ROWS=block_rows, PAGE=kv_pages.shape[2], HAS_TIMES=times is not slots,
-        SCALED=kv_scales is not None,
         num_warps=4,
     )  # fmt: skip

@@ -112,12 +112,14 @@ def paged_hstu_attention(
             BLOCK=BIAS_BLOCK, PAGE=kv_pages.shape[2], ASM=not interpreted, num_warps=4,
         )  # fmt: skip
     descriptor, steps = _descriptor(q, kv_pages, plan) or (None, (0, 0, 0))
+    # Of eight bits, the keys of a head lie together (`fp8_pages`).
+    kv_row = kv_pages.stride(2) if kv_scales is None else head_dim
     attend[(plan.num_tiles, num_heads, splits)](
         q, k, v, kv_pages, descriptor or kv_pages, timestamp_pages, page_table, row_offsets,
         key_limits, timestamps, position, time, boundaries, half_rows,
         q if kv_scales is None else kv_scales, target,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
-        kv_pages.stride(0), kv_pages.stride(1), kv_pages.stride(2), *steps,
+        kv_pages.stride(0), kv_pages.stride(1), kv_row, *steps,
         timestamp_pages.stride(0), timestamp_pages.stride(1), page_table.stride(0),
         half_rows.stride(0), out.numel(), target.stride(-3), target.stride(-2),
         num_requests, plan.tiles_per_request, splits,

@@ -86,30 +86,35 @@ def _add_keys(
     page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
     kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
     HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_KEYS: tl.constexpr,
-    PAGE: tl.constexpr, MASKED: tl.constexpr, BIAS: tl.constexpr, FAST: tl.constexpr,
-    ASM: tl.constexpr, TMA: tl.constexpr, STAGES: tl.constexpr,
+    PAGE: tl.constexpr, SCALED: tl.constexpr, MASKED: tl.constexpr, BIAS: tl.constexpr,
+    FAST: tl.constexpr, ASM: tl.constexpr, TMA: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Add keys [begin, end) to the tile's result; MASKED where some row does not see all.
 
-    BIAS says where the bias comes from: None; "row" if all rows share the one that `bias_rows`
+    SCALED pages, of eight bits, have values by dimension and permuted place (`fp8_pages`): a tile's
+    keys are then taken in the order of their places. BIAS says where the bias comes from: None; "row" if all rows share the one that `bias_rows`
     left at `half_row_ptr`; "short" if all rows' times lie near `middle`, so that 32-bit
     differences do; "long".
     """
     dim_D = tl.arange(0, BLOCK_DIM)
+    place_L = tl.arange(0, BLOCK_KEYS)
+    order_L = place_L
+    if SCALED:
+        order_L = place_L // 16 * 16 + place_L % 4 // 2 * 8 + place_L % 16 // 4 * 2 + place_L % 2
     IN_ONE_PAGE: tl.constexpr = PAGE % BLOCK_KEYS == 0
     if IN_ONE_PAGE:
         # The number of a tile's page, and its keys' times, are loaded an iteration ahead: else
         # the copies of keys and values would wait for them.
         page = tl.load(table_ptr + begin // PAGE, mask=begin < end, other=0).to(tl.int64)
-        key_L = begin + tl.arange(0, BLOCK_KEYS)
+        key_L = begin + order_L
         if BIAS == "row":
             half_L = tl.load(half_row_ptr + key_L, mask=key_L < end, other=0.0)
         elif BIAS is not None:
-            slot_L = begin % PAGE + tl.arange(0, BLOCK_KEYS)
+            slot_L = begin % PAGE + order_L
             times_at_L = page_times_ptr + page * times_page + slot_L * times_row
             key_time_L = tl.load(times_at_L, mask=key_L < end, other=0)
     for first_key in tl.range(begin, end, BLOCK_KEYS, num_stages=STAGES):
-        key_L = first_key + tl.arange(0, BLOCK_KEYS)
+        key_L = first_key + order_L
         # Rows past the last key may hold anything, NaN too, which a weight of 0 would let through:
         # the last key is read in their place.
         real_L = tl.minimum(key_L, last_key - 1) if MASKED else key_L
@@ -122,6 +127,8 @@ def _add_keys(
                 v_LD = kv_desc.load([first_row, desc_column + HEAD_DIM])
             else:
                 k_at_LD = kv_ptr + page * kv_page + slot_L[:, None] * kv_row + dim_D[None, :]
+                if SCALED:
+                    values_L = page * kv_page + first_slot + place_L
             if BIAS == "row":
                 this_half_L = half_L
             elif BIAS is not None:
@@ -133,7 +140,7 @@ def _add_keys(
                 half_L = load_apart(half_row_ptr + next_key_L, ASM)
             elif BIAS is not None:
                 next_slot = next_key % PAGE // BLOCK_KEYS * BLOCK_KEYS
-                slot_L = next_slot + tl.arange(0, BLOCK_KEYS)
+                slot_L = next_slot + order_L
                 times_at_L = page_times_ptr + page * times_page + slot_L * times_row
                 key_time_L = load_apart(times_at_L, ASM)
         else:
@@ -141,11 +148,20 @@ def _add_keys(
             slot_L = real_L % PAGE
             row_at_L = kv_ptr + page_L * kv_page + slot_L * kv_row
             k_at_LD = row_at_L[:, None] + dim_D[None, :]
+            if SCALED:
+                values_L = page_L * kv_page + (first_key + place_L) % PAGE
             if BIAS == "row":
                 this_half_L = tl.load(half_row_ptr + real_L)
             elif BIAS is not None:
                 this_time_L = tl.load(page_times_ptr + page_L * times_page + slot_L * times_row)
-        if not (TMA and IN_ONE_PAGE and not MASKED):
+        if SCALED:
+            k_LD = tl.load(k_at_LD, mask=dim_D[None, :] < HEAD_DIM, other=0.0)
+            v_at_LD = kv_ptr + PAGE * HEAD_DIM + values_L[:, None] + dim_D[None, :] * PAGE
+            real_LD = dim_D[None, :] < HEAD_DIM
+            if MASKED:  # there is no row to read the last key's value of in its place
+                real_LD = real_LD & (key_L < last_key)[:, None]
+            v_LD = tl.load(v_at_LD, mask=real_LD, other=0.0)
+        elif not (TMA and IN_ONE_PAGE and not MASKED):
             if HEAD_DIM == BLOCK_DIM:
                 k_LD = tl.load(k_at_LD)
                 v_LD = tl.load(k_at_LD + HEAD_DIM)
@@ -265,14 +281,14 @@ def attend(
                 kv_ptr, kv_desc, desc_page, desc_row, desc_column,
                 page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
                 kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
-                HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, False, "row", FAST, ASM, TMA, STAGES,
+                HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, SCALED, False, "row", FAST, ASM, TMA, STAGES,
             )  # fmt: skip
             acc_TD = _add_keys(
                 acc_TD, q_TD, all_see, end, most, most, 0, 0, half_row_ptr,
                 kv_ptr, kv_desc, desc_page, desc_row, desc_column,
                 page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
                 kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
-                HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, True, "row", FAST, ASM, TMA, 1,
+                HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, SCALED, True, "row", FAST, ASM, TMA, 1,
             )  # fmt: skip
         elif SHORT & (latest - earliest <= 2 * _ROW_REACH):
             middle = earliest + (latest - earliest) // 2
@@ -282,14 +298,14 @@ def attend(
                 kv_ptr, kv_desc, desc_page, desc_row, desc_column,
                 page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
                 kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
-                HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, False, "short", FAST, ASM, TMA, STAGES,
+                HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, SCALED, False, "short", FAST, ASM, TMA, STAGES,
             )  # fmt: skip
             acc_TD = _add_keys(
                 acc_TD, q_TD, all_see, end, most, limit_T, near_T, middle, half_rows_ptr,
                 kv_ptr, kv_desc, desc_page, desc_row, desc_column,
                 page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
                 kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
-                HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, True, "short", FAST, ASM, TMA, 1,
+                HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, SCALED, True, "short", FAST, ASM, TMA, 1,
             )  # fmt: skip
         else:
             acc_TD = _add_keys(
@@ -297,7 +313,7 @@ def attend(
                 kv_ptr, kv_desc, desc_page, desc_row, desc_column,
                 page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
                 kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
-                HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, True, "long", FAST, ASM, TMA, 1,
+                HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, SCALED, True, "long", FAST, ASM, TMA, 1,
             )  # fmt: skip
     else:
         acc_TD = _add_keys(
@@ -305,14 +321,14 @@ def attend(
             kv_ptr, kv_desc, desc_page, desc_row, desc_column,
             page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
             kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
-            HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, False, None, FAST, ASM, TMA, STAGES,
+            HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, SCALED, False, None, FAST, ASM, TMA, STAGES,
         )  # fmt: skip
         acc_TD = _add_keys(
             acc_TD, q_TD, all_see, end, most, limit_T, limit_T, 0, half_rows_ptr,
             kv_ptr, kv_desc, desc_page, desc_row, desc_column,
             page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
             kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
-            HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, True, None, FAST, ASM, TMA, 1,
+            HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, SCALED, True, None, FAST, ASM, TMA, 1,
         )  # fmt: skip
 
     out_ptr_TD = out_ptr + row_T[:, None] * out_row + head * out_head + dim_D[None, :]

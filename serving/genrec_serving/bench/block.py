@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 from genrec_kernels.bench.records import Record, append_records, where_and_when
 from genrec_kernels.dispatch import use_backend
+from genrec_kernels.fp8_layout import LARGEST
+from genrec_kernels.fp8_pages import FP8, pages_of
 from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_model.hstu import HSTUConfig
@@ -27,6 +30,8 @@ from genrec_model.hstu.layer import AttendedParts, HSTULayer
 
 RECORDS = Path(__file__).parents[2] / "bench" / "records.csv"
 NOW = 1_700_000_000
+#: That random keys, values and queries reach.
+LARGEST_NUMBER = 8.0
 PAGE_ROWS = 64
 
 _log = logging.getLogger(__name__)
@@ -43,6 +48,7 @@ class BlockCase:
         candidates: of a request.
         layers, width, heads: of the model; the heads share the width.
         bias: with position and time bias.
+        fp8: with weights, products and pages in eight bits.
     """
 
     batch: int
@@ -53,12 +59,14 @@ class BlockCase:
     width: int = 1024
     heads: int = 4
     bias: bool = False
+    fp8: bool = False
 
     @property
     def name(self) -> str:
         """As in the column `case` of the records."""
         bias = "-bias" if self.bias else ""
-        return f"block-{self.cached}of{self.history}{bias}-b{self.batch}"
+        fp8 = "-fp8" if self.fp8 else ""
+        return f"block-{self.cached}of{self.history}{bias}{fp8}-b{self.batch}"
 
 
 class Block:
@@ -84,9 +92,16 @@ class Block:
         self.layers = nn.ModuleList(layers).eval().to(device, dtype)
         pages = -(-case.history // PAGE_ROWS)
         shape = (case.batch * pages, case.heads, PAGE_ROWS, 2 * self.config.head_dim)
-        self.pages = [
-            torch.randn(shape, generator=random).to(device, dtype) for _ in range(case.layers)
-        ]
+        numbers = (torch.randn(shape, generator=random) for _ in range(case.layers))
+        #: Of each layer: pages, and the scales of keys and values in eight bits.
+        self.pages: list[tuple[Tensor, Tensor | None]]
+        if case.fp8:
+            for layer in layers:
+                layer.narrow()
+            scales = torch.full((2, case.heads), LARGEST_NUMBER / LARGEST, device=device)
+            self.pages = [((x.to(device) / scales[0, 0]).to(FP8), scales) for x in numbers]
+        else:
+            self.pages = [(x.to(device, dtype), None) for x in numbers]
         gaps = torch.randint(1, 10_000, (case.batch, pages * PAGE_ROWS), generator=random)
         times = (NOW - gaps.flip(1).cumsum(1).flip(1)).to(device)
         self.times = times.view(-1, PAGE_ROWS).contiguous()
@@ -114,9 +129,12 @@ class Block:
         places = dict(zip(self.layers, self.pages, strict=True))
 
         def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> AttendedParts:
-            page_write(k, v, self.slots, kv_pages=places[layer])
+            pages, scales = places[layer]
+            page_write(k, v, self.slots, kv_pages=pages, kv_scales=scales)
             parts = paged_hstu_attention(
-                q, k, v, kv_pages=places[layer], timestamp_pages=self.times,
+                q, k, v, kv_pages=pages, kv_scales=scales,
+                qk_scale=None if scales is None else (LARGEST_NUMBER / LARGEST) ** 2,
+                timestamp_pages=self.times,
                 page_table=self.page_table, row_offsets=self.offsets, key_limits=self.limits,
                 timestamps=self.row_times, alpha=self.config.alpha,
                 norm_length=self.config.norm_length, bias=layer.bias,
@@ -132,11 +150,14 @@ class Block:
 
 
 def error_of(case: BlockCase, device: torch.device, dtype: torch.dtype) -> float:
-    """Error relative to plain PyTorch in float32 on the same weights and pages."""
+    """Error relative to plain PyTorch in float32 on the same weights and histories."""
     block, exact = Block(case, device, dtype), Block(case, device, dtype)
     exact.layers.float()
+    for layer in exact.layers:
+        layer.narrow_weights = None
     exact.x = exact.x.float()
-    exact.pages = [pages.float() for pages in exact.pages]
+    every = torch.arange(len(block.times), device=device)
+    exact.pages = [(pages_of(p, every, scales, torch.float32), None) for p, scales in block.pages]
     with use_backend("reference"):
         expected = exact.run()
     return float((block.run().float() - expected).norm() / expected.norm())
@@ -154,19 +175,22 @@ def main() -> None:
     from genrec_kernels.bench.attention import measure
 
     device, dtype = torch.device("cuda"), torch.bfloat16
-    for bias in (False, True):
-        small = BlockCase(batch=2, history=320, cached=200, candidates=40, layers=2, bias=bias)
+    for bias, fp8 in product((False, True), (False, True)):
+        small = BlockCase(
+            batch=8, history=320, cached=200, candidates=100, layers=2, bias=bias, fp8=fp8
+        )
         error = error_of(small, device, dtype)
         for batch in (1, 8):
-            case = BlockCase(batch=batch, bias=bias)
-            block = Block(case, device, dtype)
+            case = BlockCase(batch=batch, bias=bias, fp8=fp8)
             with use_backend("reference"):
-                reference_ms, _ = measure(block.run, graph=False)
-            p50, p95 = measure(block.run)
+                reference_ms, _ = measure(
+                    Block(replace(case, fp8=False), device, dtype).run, graph=False
+                )
+            p50, p95 = measure(Block(case, device, dtype).run)
             record = Record(
                 **where_and_when(options.commit), case=case.name, backend="kernels",
-                dtype="bfloat16", p50_ms=p50, p95_ms=p95, rate=batch / p50 * 1e3,
-                unit="requests/s", reference="plain PyTorch eager",
+                dtype="float8" if fp8 else "bfloat16", p50_ms=p50, p95_ms=p95,
+                rate=batch / p50 * 1e3, unit="requests/s", reference="plain PyTorch eager",
                 reference_ms=reference_ms, error=error,
                 note=f"{case.layers} layers, {case.width} wide, {case.candidates} candidates, "
                 "CUDA graph; error of a smaller block against float32",

@@ -25,10 +25,12 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
+from genrec_kernels.fp8_pages import FP8
 from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_model.hstu import HSTUConfig
 from genrec_model.hstu.layer import AttendedParts, HSTULayer
+from genrec_serving.vllm_plugin.fp8_pages import PageScales
 from genrec_serving.vllm_plugin.passes import PassInputs
 
 
@@ -147,9 +149,15 @@ class PagedLayer(nn.Module, AttentionLayerBase):
 
     @property
     def pages(self) -> Tensor:
-        """[P, H, S, 2·D], as `get_kv_cache_shape` has it; some versions wrap it in a list."""
+        """[P, H, S, 2·D], as `get_kv_cache_shape` has it; some versions wrap it in a list.
+
+        Of eight bits, rows of a head lie together. Some versions lay heads beside each other, but
+        they only move whole pages, so what is where in one is up to who reads and writes it.
+        """
         kv_cache = self.kv_cache
         pages: Tensor = kv_cache[0] if isinstance(kv_cache, (list, tuple)) else kv_cache
+        if pages.dtype == FP8 and pages.stride(1) < pages.stride(2):
+            return pages.transpose(1, 2).view(pages.shape)
         return pages
 
     def get_attn_backend(self) -> type[PagedBackend]:
@@ -170,8 +178,8 @@ class PagedHSTUAttention(PagedLayer):
         super().__init__(prefix)
         self.config = config
         self.dtype = dtype
-        #: Of float8 pages, float32 [2, H]; made when the weights are loaded.
-        self.scales: Tensor | None = None
+        #: Of float8 pages; made when the weights are loaded.
+        self.scales: PageScales | None = None
 
     def get_kv_cache_spec(self, vllm_config: VllmConfig) -> FullAttentionSpec:
         """Bytes that a row needs."""
@@ -200,7 +208,7 @@ class PagedHSTUAttention(PagedLayer):
             kv_pages=self.pages,
             timestamps=None if timestamp_pages is None else rows.timestamps,
             timestamp_pages=timestamp_pages,
-            kv_scales=self.scales,
+            kv_scales=None if self.scales is None else self.scales.kv,
         )
 
     def attend(
@@ -226,7 +234,8 @@ class PagedHSTUAttention(PagedLayer):
             alpha=self.config.alpha,
             norm_length=self.config.norm_length,
             bias=layer.bias,
-            kv_scales=self.scales,
+            kv_scales=None if self.scales is None else self.scales.kv,
+            qk_scale=None if self.scales is None else self.scales.qk,
             max_new_rows=rows.max_new_rows,
             max_keys=rows.max_keys,
             same_bias=rows.slots is None,  # candidates

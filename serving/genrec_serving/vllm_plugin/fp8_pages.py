@@ -9,12 +9,14 @@ Letters in shapes: R rows, H heads, D head width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_kernels.fp8_pages import LACKS_FP8, LARGEST, knows_fp8
+from genrec_kernels.fp8_layout import LARGEST
+from genrec_kernels.fp8_pages import LACKS_FP8, knows_fp8
 from genrec_kernels.hstu_attention import hstu_attention
 from genrec_model.errors import ConfigError
 from genrec_model.features.reserved import NUM_RESERVED, NUM_RESERVED_ACTIONS
@@ -24,8 +26,21 @@ from genrec_model.hstu.layer import HSTULayer
 
 #: How much larger than any of the trial a number may be; beyond that it is cut.
 _MARGIN = 2.0
+#: A head of zeros gets this scale.
+_LEAST = 1e-12
 _TRIAL_USERS = 8
 _TRIAL_EVENTS = 256
+
+
+class PageScales(NamedTuple):
+    """Of one layer, see `genrec_kernels.paged_hstu_attention`.
+
+    kv: float32 [2, H], of keys and of values.
+    qk: of products of queries and keys.
+    """
+
+    kv: Tensor
+    qk: float
 
 
 def check_device(device: torch.device) -> None:
@@ -41,8 +56,8 @@ def check_device(device: torch.device) -> None:
 
 
 @torch.inference_mode()
-def page_scales(hstu: HSTU) -> Mapping[HSTULayer, Tensor]:
-    """Scales of each layer, float [2, H], from random users who did anything in the catalogue.
+def page_scales(hstu: HSTU) -> Mapping[HSTULayer, PageScales]:
+    """Scales of each layer, from random users who did anything in the catalogue.
 
     The same for the same weights, so that pages of one version of a model mean the same.
     """
@@ -62,11 +77,13 @@ def page_scales(hstu: HSTU) -> Mapping[HSTULayer, Tensor]:
             for _ in range(_TRIAL_USERS)
         ]
     ).to(hstu.action_embedding.weight.device)
-    scales: dict[HSTULayer, Tensor] = {}
+    scales: dict[HSTULayer, PageScales] = {}
 
     def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        largest = torch.stack([x.float().abs().amax(dim=(0, 2)) for x in (k, v)])
-        scales[layer] = (largest * (_MARGIN / LARGEST)).clamp(min=torch.finfo(torch.float32).tiny)
+        largest = torch.stack([x.float().abs().amax(dim=(0, 2)) for x in (q, k, v)])
+        # Far enough from the least float for products of two.
+        of_q, *of_kv = (largest * (_MARGIN / LARGEST)).clamp(min=_LEAST)
+        scales[layer] = PageScales(torch.stack(of_kv), float((of_q * of_kv[0]).max()))
         return hstu_attention(
             q,
             k,
