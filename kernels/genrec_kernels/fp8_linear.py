@@ -16,7 +16,7 @@ from torch import Tensor
 
 from genrec_kernels import reference
 from genrec_kernels.contiguous_rows import contiguous_rows
-from genrec_kernels.current_device import on_device_of, starts_early
+from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.fp8_layout import LARGEST
 from genrec_kernels.fp8_pages import FP8, LACKS_FP8, knows_fp8
@@ -108,7 +108,7 @@ def norm_gate_fp8(
     with on_device_of(u):
         return fused_norm_gate.norm_gate_of_parts_fp8(
             contiguous_rows(parts), contiguous_rows(u), weight.contiguous(), bias.contiguous(),
-            eps, early=starts_early(u.device),
+            eps,
         )  # fmt: skip
 
 

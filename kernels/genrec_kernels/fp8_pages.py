@@ -86,7 +86,7 @@ def knows_fp8(device: torch.device) -> bool:
 
 def narrow(x: Tensor, scales: Tensor) -> Tensor:
     """Float [R, H, D] to float8 [R, H, D]; `scales` is float [H]. What is too large is cut."""
-    return (x.float() / scales[:, None]).clamp(-LARGEST, LARGEST).to(FP8)
+    return (x.float() * (1 / scales)[:, None]).clamp(-LARGEST, LARGEST).to(FP8)
 
 
 def pages_of(kv_pages: Tensor, pages: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genrec_kernels.contiguous_rows import contiguous_rows
-from genrec_kernels.current_device import on_device_of, starts_early
+from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.reference import norm_gate as reference
 
@@ -154,7 +154,7 @@ def _norm_gate_of_parts(
     with on_device_of(u):
         return fused_norm_gate.norm_gate_of_parts(
             contiguous_rows(parts), contiguous_rows(u), weight.contiguous(), bias.contiguous(),
-            eps, early=starts_early(u.device),
+            eps,
         )  # fmt: skip
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_kernels.fp8_pages import FP8
+from genrec_kernels.fp8_pages import FP8, narrow
 from genrec_kernels.page_write import page_write
 from genrec_kernels.reference.page_write import page_write as page_write_reference
+from genrec_kernels.triton.fp8_pages import narrow_queries
 
 from .paged_inputs import DEVICE, ON_GPU, TOLERANCE
 
@@ -71,3 +72,16 @@ def test_page_write_of_eight_bits(dtype: torch.dtype, rounded: bool) -> None:
     page_write(k, v, slots, kv_pages=pages, kv_scales=scales, backend="triton")
     torch.testing.assert_close(pages.float(), expected.float(), rtol=0, atol=0, equal_nan=True)
     assert int(expected.float().isfinite().sum()) > 30 * 3 * 48
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("rows", "heads", "width"), [(0, 2, 16), (1, 1, 8), (37, 3, 24)])
+def test_queries_of_eight_bits(dtype: torch.dtype, rows: int, heads: int, width: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    # Numbers that fit, for the interpreter, as above.
+    numbers = torch.randn(rows, 2, heads, width, generator=g).to(FP8).float()
+    q, _ = numbers.to(DEVICE, dtype).unbind(1)
+    k_scales = 2.0 ** torch.arange(1, heads + 1, device=DEVICE)
+    found = narrow_queries(q, k_scales, 2.0)
+    assert torch.equal(found.float(), narrow(q, 2.0 / k_scales).float())
+    assert torch.equal(found.float(), q.float() * k_scales[:, None] / 2)

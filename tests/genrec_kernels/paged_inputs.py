@@ -67,7 +67,7 @@ class Case:
         return {name: getattr(self, name) for name in names}
 
     def expected(self) -> Tensor:
-        """In float64; with a `qk_scale`, rounded as where the tensor cores multiply in eight bits."""
+        """In float64; with a `qk_scale`, rounded as where products are in eight bits."""
         bias = self.bias and RelativeBias(
             self.bias.position.double(), self.bias.time.double(), self.bias.boundaries
         )

@@ -151,7 +151,7 @@ def paged_hstu_attention(
         sizes: of this call.
         kernel: instead of the one for these inputs, for tuning.
     """
-    from genrec_kernels.triton.fp8_pages import narrow
+    from genrec_kernels.triton.fp8_pages import narrow_queries
     from genrec_kernels.triton.paged_bias import paged_bias
     from genrec_kernels.triton.paged_hstu_attention import add_parts
 
@@ -171,7 +171,7 @@ def paged_hstu_attention(
         scale, fp8 = alpha, None
         if kv_scales is not None and qk_scale is not None:
             scale = alpha * qk_scale
-            queries = narrow(contiguous_rows(q), qk_scale / kv_scales[0])
+            queries = narrow_queries(contiguous_rows(q), kv_scales[0], qk_scale)
             fp8 = Fp8Parameters(queries, kv_scales[1], 1 / qk_scale)
         made = None
         if bias is not None:

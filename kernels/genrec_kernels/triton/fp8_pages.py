@@ -1,6 +1,6 @@
-"""Rows in eight bits, in Triton: into pages as `genrec_kernels.fp8_pages` lays them out, and queries.
+"""Rows in eight bits, in Triton: into pages as `genrec_kernels.fp8_pages` has them, and queries.
 
-Letters in shapes: X rows of a program, D head width.
+Letters in shapes: X rows of a program, D dimensions of a program (of a head, or a part of them).
 """
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
@@ -16,19 +16,19 @@ from genrec_kernels.fp8_pages import FP8, keys_and_values
 
 #: Rows of a program that writes pages: a value's bytes of so many rows lie side by side.
 ROWS = 32
+#: Dimensions of such a program.
+DIMENSIONS = 64
 #: Elements of a program that rounds rows.
-ELEMENTS = 4096
+ELEMENTS = 2048
 _LARGEST = tl.constexpr(LARGEST)
 
 
 @triton.jit
-def _rounded(x_XD, scale):
-    """Rows divided by their head's scale, as rounded as the twin's, and cut to what float8 holds."""
-    x_XD = x_XD.to(tl.float32)
-    scaled_XD = tl.div_rn(x_XD, tl.broadcast_to(scale, x_XD.shape))
-    return tl.clamp(scaled_XD, -_LARGEST, _LARGEST, propagate_nan=tl.PropagateNan.ALL).to(
-        tl.float8e4nv
-    )
+def _rounded(x_XD, factor):
+    """Rows times one over their head's scale, cut to what float8 holds."""
+    return tl.clamp(
+        x_XD.to(tl.float32) * factor, -_LARGEST, _LARGEST, propagate_nan=tl.PropagateNan.ALL
+    ).to(tl.float8e4nv)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -38,33 +38,36 @@ def _write(
     HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, PAGE: tl.constexpr,
     PERMUTED: tl.constexpr, HAS_TIMES: tl.constexpr,
 ):  # fmt: skip
-    """`BLOCK_ROWS` rows of one head."""
+    """`BLOCK_ROWS` rows and `BLOCK_DIM` dimensions of one head."""
     head = tl.program_id(1)
     row_X = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    dim_D = tl.arange(0, BLOCK_DIM)
     slot_X = tl.load(slots_ptr + row_X, mask=row_X < num_rows, other=-1).to(tl.int64)
+    if tl.max(slot_X) < 0:  # candidates, or padding
+        return
+    dim_D = tl.program_id(2) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
     real_X = slot_X >= 0
     page_X, place_X = slot_X // PAGE, slot_X % PAGE
     in_head_D = dim_D < HEAD_DIM
     real_XD = real_X[:, None] & in_head_D[None, :]
     at_X = page_X * kv_page + head.to(tl.int64) * kv_head
+    k_factor = tl.div_rn(1.0, tl.load(scales_ptr + head))
+    v_factor = tl.div_rn(1.0, tl.load(scales_ptr + tl.num_programs(1) + head))
 
     k_at_X = k_ptr + row_X * k_row + head * k_head
-    k_XD = tl.load(k_at_X[:, None] + dim_D[None, :], mask=real_XD)
-    keys_at_XD = keys_ptr + (at_X + place_X * HEAD_DIM)[:, None] + dim_D[None, :]
-    tl.store(keys_at_XD, _rounded(k_XD, tl.load(scales_ptr + head)), mask=real_XD)
-
     v_at_X = v_ptr + row_X * v_row + head * v_head
+    k_XD = tl.load(k_at_X[:, None] + dim_D[None, :], mask=real_XD)
     v_XD = tl.load(v_at_X[:, None] + dim_D[None, :], mask=real_XD)
-    v_DX = tl.trans(_rounded(v_XD, tl.load(scales_ptr + tl.num_programs(1) + head)))
+    keys_at_XD = keys_ptr + (at_X + place_X * HEAD_DIM)[:, None] + dim_D[None, :]
+    tl.store(keys_at_XD, _rounded(k_XD, k_factor), mask=real_XD)
+
     # The place of each key, see `fp8_layout`.
     key_X = place_X % PERMUTED
-    place_X = place_X - key_X + key_X % 8 // 2 * 4 + key_X // 8 * 2 + key_X % 2
-    values_at_DX = values_ptr + (at_X + place_X)[None, :] + (dim_D * PAGE)[:, None]
+    value_X = at_X + place_X - key_X + key_X % 8 // 2 * 4 + key_X // 8 * 2 + key_X % 2
+    values_at_DX = values_ptr + value_X[None, :] + (dim_D * PAGE)[:, None]
+    v_DX = tl.trans(_rounded(v_XD, v_factor))
     tl.store(values_at_DX, v_DX, mask=in_head_D[:, None] & real_X[None, :])
     if HAS_TIMES:
-        once_X = real_X & (head == 0)
-        place_X = slot_X % PAGE
+        once_X = real_X & (head == 0) & (tl.program_id(2) == 0)
         time_X = tl.load(times_ptr + row_X, mask=once_X)
         tl.store(page_times_ptr + page_X * times_page + place_X * times_row, time_X, mask=once_X)
 
@@ -89,18 +92,18 @@ def page_write(
         times, time_pages = timestamps, timestamp_pages
         time_strides = (time_pages.stride(0), time_pages.stride(1))
     keys, values = keys_and_values(kv_pages)
-    _write[(triton.cdiv(num_rows, ROWS), num_heads)](
+    block_dim = min(DIMENSIONS, triton.next_power_of_2(head_dim))
+    _write[(triton.cdiv(num_rows, ROWS), num_heads, triton.cdiv(head_dim, block_dim))](
         k, v, slots, times, kv_scales, keys, values, time_pages, num_rows,
         k.stride(0), k.stride(1), v.stride(0), v.stride(1), *keys.stride()[:2], *time_strides,
-        HEAD_DIM=head_dim, BLOCK_DIM=triton.next_power_of_2(head_dim), BLOCK_ROWS=ROWS,
-        PAGE=kv_pages.shape[2], PERMUTED=PERMUTED, HAS_TIMES=times is not slots,
-        num_warps=4,
+        HEAD_DIM=head_dim, BLOCK_DIM=block_dim, BLOCK_ROWS=ROWS, PAGE=kv_pages.shape[2],
+        PERMUTED=PERMUTED, HAS_TIMES=times is not slots, num_warps=4,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["num_rows"])
-def _narrow(
-    x_ptr, scales_ptr, out_ptr, num_rows, x_row, x_head,
+def _narrow_queries(
+    q_ptr, k_scales_ptr, out_ptr, num_rows, qk_scale, q_row, q_head,
     NUM_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -109,21 +112,28 @@ def _narrow(
     row_X, head_X = pair_X // NUM_HEADS, pair_X % NUM_HEADS
     dim_D = tl.arange(0, BLOCK_DIM)
     real_XD = (row_X < num_rows)[:, None] & (dim_D < HEAD_DIM)[None, :]
-    x_at_X = x_ptr + row_X * x_row + head_X * x_head
-    x_XD = tl.load(x_at_X[:, None] + dim_D[None, :], mask=real_XD)
+    q_at_X = q_ptr + row_X * q_row + head_X * q_head
+    q_XD = tl.load(q_at_X[:, None] + dim_D[None, :], mask=real_XD)
+    factor_X = tl.load(k_scales_ptr + head_X) / qk_scale
     out_at_XD = out_ptr + (pair_X * HEAD_DIM)[:, None] + dim_D[None, :]
-    tl.store(out_at_XD, _rounded(x_XD, tl.load(scales_ptr + head_X)[:, None]), mask=real_XD)
+    tl.store(out_at_XD, _rounded(q_XD, factor_X[:, None]), mask=real_XD)
 
 
-def narrow(x: Tensor, scales: Tensor) -> Tensor:
-    """As `genrec_kernels.fp8_pages.narrow`; the last axis must be contiguous."""
-    num_rows, num_heads, head_dim = x.shape
-    out = torch.empty(x.shape, dtype=FP8, device=x.device)
+def narrow_queries(q: Tensor, k_scales: Tensor, qk_scale: float) -> Tensor:
+    """``q · k_scales / qk_scale`` in float8, so that products with keys are times `qk_scale`.
+
+    Args:
+        q: float [R, H, D], the last axis contiguous.
+        k_scales: float32 [H], of keys in eight bits.
+        qk_scale: of products.
+    """
+    num_rows, num_heads, head_dim = q.shape
+    out = torch.empty(q.shape, dtype=FP8, device=q.device)
     if num_rows:
         block_dim = triton.next_power_of_2(head_dim)
         block_rows = max(1, ELEMENTS // block_dim)
-        _narrow[(triton.cdiv(num_rows * num_heads, block_rows),)](
-            x, scales, out, num_rows, x.stride(0), x.stride(1),
+        _narrow_queries[(triton.cdiv(num_rows * num_heads, block_rows),)](
+            q, k_scales, out, num_rows, qk_scale, q.stride(0), q.stride(1),
             NUM_HEADS=num_heads, HEAD_DIM=head_dim, BLOCK_DIM=block_dim, BLOCK_ROWS=block_rows,
             num_warps=4,
         )  # fmt: skip

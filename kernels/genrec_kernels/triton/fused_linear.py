@@ -63,13 +63,12 @@ _TILES = (
     ProductTile(64, 64, 128, 4, 3, resident=2, time=0.35),
     ProductTile(64, 32, 128, 4, 4, resident=2, time=0.28),
 )
-#: Of operands in eight bits.
+#: Of operands in eight bits, with 384 to 8,192 rows.
 _FP8_TILES = (
     ProductTile(128, 256, 128, 8, 3),
-    ProductTile(128, 128, 128, 8, 4, time=0.55),
+    ProductTile(64, 128, 128, 4, 4, resident=2, time=0.52),
     ProductTile(64, 64, 128, 4, 4, resident=3, time=0.5),
-    ProductTile(64, 64, 256, 4, 3, resident=2, time=0.35),
-    ProductTile(64, 32, 256, 4, 4, resident=2, time=0.28),
+    ProductTile(64, 64, 256, 4, 3, resident=2, time=0.36),
 )
 
 

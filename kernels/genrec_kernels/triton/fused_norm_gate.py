@@ -34,14 +34,11 @@ def _forward(
     num_rows, num_parts, x_part, x_row, u_row, eps,
     WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr,
     BLOCK_PARTS: tl.constexpr, GATE: tl.constexpr, STATISTICS: tl.constexpr, FP8: tl.constexpr,
-    PDL: tl.constexpr,
 ):  # fmt: skip
     """Without GATE the norm alone; STATISTICS are what only a gradient needs.
 
     With BLOCK_PARTS, which takes rows one by one, a row of x is a sum, always in the same order.
     """
-    if PDL:
-        tl.extra.cuda.gdc_wait()
     row_R = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column_W = tl.arange(0, BLOCK_WIDTH)
     in_width_W = column_W < WIDTH
@@ -172,23 +169,20 @@ def norm_gate(
 
 
 def norm_gate_of_parts(
-    parts: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, *, early: bool
+    parts: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
-    """As `norm_gate` of the sum of float [P, R, W] over P, of which rows are contiguous.
-
-    `early`: the kernel before lets this one be set up while it runs (sm_90).
-    """
+    """As `norm_gate` of the sum of float [P, R, W] over P, of which rows are contiguous."""
     out = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    _norm(parts, u, weight, bias, eps, out=out, early=early)
+    _norm(parts, u, weight, bias, eps, out=out)
     return out
 
 
 def norm_gate_of_parts_fp8(
-    parts: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, *, early: bool
+    parts: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> NarrowRows:
     """`norm_gate_of_parts` in eight bits."""
     out = _empty_fp8(u)
-    _norm(parts, u, weight, bias, eps, out=out.numbers, scales=out.scales, early=early)
+    _norm(parts, u, weight, bias, eps, out=out.numbers, scales=out.scales)
     return out
 
 
@@ -209,7 +203,6 @@ def _norm(
     out: Tensor,
     scales: Tensor | None = None,
     statistics: tuple[Tensor, Tensor] | None = None,
-    early: bool = False,
 ) -> None:
     """Fill `out` [R, W] from x [R, W], or from parts of it [P, R, W]."""
     num_rows, width = out.shape
@@ -231,7 +224,7 @@ def _norm(
         x, x if u is None else u, weight, bias, out, weight if scales is None else scales,
         mean, rstd, num_rows, num_parts, x.stride(0), x.stride(-2), 0 if u is None else u.stride(0),
         eps, BLOCK_PARTS=block_parts, GATE=u is not None, STATISTICS=statistics is not None,
-        FP8=scales is not None, PDL=early, launch_pdl=early, **tile,
+        FP8=scales is not None, **tile,
     )  # fmt: skip
 
 

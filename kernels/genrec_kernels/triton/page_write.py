@@ -55,7 +55,10 @@ def page_write(
     timestamps: Tensor | None,
     timestamp_pages: Tensor | None,
 ) -> None:
-    """As `genrec_kernels.page_write`, for pages of 16 or 32 bits; last axes of k, v and kv_pages must be contiguous."""
+    """As `genrec_kernels.page_write`, for pages of 16 or 32 bits.
+
+    Last axes of k, v and kv_pages must be contiguous.
+    """
     num_rows, num_heads, head_dim = k.shape
     if num_rows == 0:
         return

@@ -130,7 +130,8 @@ def paged_hstu_attention(
         SHORT=time.shape[0] <= _SHORT_BUCKETS,
         FAST=q.dtype != torch.float32 and not interpreted,
         UPCAST=interpreted and q.dtype == torch.bfloat16,
-        ASM=not interpreted, TMA=descriptor is not None, PDL=plan.tma and splits > 1,
+        ASM=not interpreted, TMA=descriptor is not None,
+        PDL=plan.tma and splits > 1 and not in_parts,
         STAGES=plan.num_stages, num_warps=plan.num_warps,
     )  # fmt: skip
     if in_parts:

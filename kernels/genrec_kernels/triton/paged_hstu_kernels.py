@@ -91,8 +91,10 @@ def _add_keys(
 ):  # fmt: skip
     """Add keys [begin, end) to the tile's result; MASKED where some row does not see all.
 
-    SCALED pages, of eight bits, have values by dimension and permuted place (`fp8_pages`): a tile's
-    keys are then taken in the order of their places. BIAS says where the bias comes from: None; "row" if all rows share the one that `bias_rows`
+    SCALED pages, of eight bits, have values by dimension and permuted place (`fp8_pages`): a
+    tile's keys are then taken in the order of their places.
+
+    BIAS says where the bias comes from: None; "row" if all rows share the one that `bias_rows`
     left at `half_row_ptr`; "short" if all rows' times lie near `middle`, so that 32-bit
     differences do; "long".
     """
@@ -298,7 +300,8 @@ def attend(
                 kv_ptr, kv_desc, desc_page, desc_row, desc_column,
                 page_times_ptr, table_ptr, position_ptr, time_table_ptr, bound_ptr,
                 kv_page, kv_row, times_page, times_row, num_positions, num_buckets, half_alpha,
-                HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, SCALED, False, "short", FAST, ASM, TMA, STAGES,
+                HEAD_DIM, BLOCK_DIM, BLOCK_KEYS, PAGE, SCALED, False, "short", FAST, ASM, TMA,
+                STAGES,
             )  # fmt: skip
             acc_TD = _add_keys(
                 acc_TD, q_TD, all_see, end, most, limit_T, near_T, middle, half_rows_ptr,
