@@ -142,6 +142,9 @@ def main(
     fp8_pages: Annotated[
         bool, typer.Option("--fp8-pages", help="vllm: keys and values in eight bits")
     ] = False,
+    fp8_linear: Annotated[
+        bool, typer.Option("--fp8-linear", help="vllm: linear layers in eight bits")
+    ] = False,
     model_runner: Annotated[
         ModelRunner, typer.Option(help="vllm: v1, or v2, which needs Triton")
     ] = "v1",

@@ -39,7 +39,7 @@ class ServerOptions:
         second_engine: see `start_strategies`.
         threads: CPU threads of an engine.
         dtype, page_rows, host_cache_mb, engine_requests, step_rows, engine_processes, model_runner,
-            fp8_pages, item_cache: see `VllmOptions`.
+            fp8_pages, fp8_linear, item_cache: see `VllmOptions`.
         cache_budget_mb, page_order, cache_state: see `VllmOptions`; the last is a folder with one
             for each model name.
         downloads: where artifacts of the registry are put; under the project's home where None.
@@ -81,6 +81,7 @@ class ServerOptions:
     page_order: str = "lru"
     engine_processes: int | None = None
     fp8_pages: bool = False
+    fp8_linear: bool = False
     model_runner: ModelRunner = "v1"
     hang_s: float = 30.0
     downloads: Path | None = None
@@ -113,6 +114,7 @@ def vllm_options(options: ServerOptions) -> VllmOptions:
         dtype=options.dtype,
         processes=options.engine_processes,
         fp8_pages=options.fp8_pages,
+        fp8_linear=options.fp8_linear,
         model_runner=options.model_runner,
         item_cache=options.item_cache,
         cache_state=None if state is None else str(state / options.model_name),

@@ -71,7 +71,7 @@ def test_the_command_line(monkeypatch) -> None:
 
 def test_what_vllm_is_told(monkeypatch) -> None:
     arguments = "--artifact x --dtype bfloat16 --page-rows 32 --engine-requests 128 --threads 2"
-    arguments += " --host-cache-mb 512 --model-runner v2 --fp8-pages"
+    arguments += " --host-cache-mb 512 --model-runner v2 --fp8-pages --fp8-linear"
     more = "--step-rows 9000 --engine-processes 2 --kv-cache-mb 7 --item-cache 0.2 --cache-state s"
     (options,) = run(monkeypatch, None, *arguments.split(), *more.split())[1]
     assert vllm_options(options) == VllmOptions(
@@ -80,6 +80,7 @@ def test_what_vllm_is_told(monkeypatch) -> None:
         host_cache_mb=512,
         model_runner="v2",
         fp8_pages=True,
+        fp8_linear=True,
         max_requests=128,
         max_step_rows=9000,
         threads=2,

@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--dtype", default=None)
     parser.add_argument("--processes", type=int, default=0)
     parser.add_argument("--fp8-pages", action="store_true", help="keys and values in eight bits")
+    parser.add_argument("--fp8-linear", action="store_true", help="linear layers in eight bits")
     parser.add_argument("--item-zipf", type=float, default=0.0, help="exponent; 0: all items alike")
     parser.add_argument(
         "--item-cache", type=float, default=None, help="compare this share to the whole table"
@@ -127,6 +128,7 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
         processes=options.processes,
         item_cache="auto",
         fp8_pages=options.fp8_pages,
+        fp8_linear=options.fp8_linear,
     )
     model = artifact.load_model().to(device)
     events = preset.mean_history
@@ -164,6 +166,8 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
     engines = f"{options.processes} processes" if options.processes else "in process"
     if options.fp8_pages:
         engines += ", fp8 pages"
+    if options.fp8_linear:
+        engines += ", fp8 linear layers"
     at_once = options.users if options.at_once is None else options.at_once
     lengths = f"{events} events"
     if preset.spread:

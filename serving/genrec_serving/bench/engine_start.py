@@ -29,7 +29,13 @@ def write_model(preset: Preset, folder: Path, items: ItemPopularity) -> Artifact
 
 
 def engine_options(
-    preset: Preset, *, dtype: str | None, processes: int, item_cache: str, fp8_pages: bool = False
+    preset: Preset,
+    *,
+    dtype: str | None,
+    processes: int,
+    item_cache: str,
+    fp8_pages: bool = False,
+    fp8_linear: bool = False,
 ) -> VllmOptions:
     """Of an engine of the preset on this device."""
     return VllmOptions(
@@ -40,6 +46,7 @@ def engine_options(
         processes=processes,
         item_cache=item_cache,
         fp8_pages=fp8_pages,
+        fp8_linear=fp8_linear,
     ).for_device(cuda=torch.cuda.is_available())
 
 

@@ -1,7 +1,7 @@
-"""What pages in eight bits cost a trained model: ``python -m genrec_serving.bench.page_quality``.
+"""What eight bits cost a trained model: ``python -m genrec_serving.bench.page_quality``.
 
-Both kinds of pages answer the same questions, the next item of users of the test period, through
-the engine that serves.
+Pages, linear layers, or both (``--narrow``): the engine that serves answers the same questions with
+and without, the next item of users of the test period.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -32,11 +32,41 @@ from genrec_serving.histories import IndexedHistory
 K = 10
 #: Requests under way at once.
 _AT_ONCE = 32
+#: What may be in eight bits.
+Narrow = Literal["pages", "linear", "both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Of the engine that is judged.
+
+    Args:
+        case: as in the column of the records.
+        what: is in eight bits.
+        fp8_pages, fp8_linear: see `VllmOptions`.
+    """
+
+    case: str
+    what: str
+    fp8_pages: bool = False
+    fp8_linear: bool = False
+
+
+CHANGES: dict[Narrow, Change] = {
+    "pages": Change(case="page-quality", what="pages", fp8_pages=True),
+    "linear": Change(case="linear-quality", what="linear layers", fp8_linear=True),
+    "both": Change(
+        case="page-linear-quality",
+        what="pages and linear layers",
+        fp8_pages=True,
+        fp8_linear=True,
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """Of one kind of pages, to all questions.
+    """Of one engine, to all questions.
 
     Args:
         scored: the best items of each.
@@ -108,9 +138,9 @@ async def answer(engine: ScoringEngine, calls: list[RecommendCall]) -> Answers:
 
 
 def compare(
-    artifact: Artifact, features: Features, *, targets: int, kv_cache_mb: int
+    artifact: Artifact, features: Features, change: Change, *, targets: int, kv_cache_mb: int
 ) -> tuple[list[Record], float]:
-    """Records of both kinds of pages, and the share of the hit rate that fp8 loses.
+    """Records of an engine without the change and one with it, and the share of hits that it loses.
 
     Raises:
         EngineError: vLLM cannot start or answer.
@@ -128,8 +158,8 @@ def compare(
     plain_options = VllmOptions(kv_cache_mb=kv_cache_mb, processes=1).for_device(cuda=cuda)
     plain_kind = str(plain_options.dtype)
     answers = {}
-    for kind, fp8 in ((plain_kind, False), ("fp8", True)):
-        options = replace(plain_options, fp8_pages=fp8)
+    fp8_options = replace(plain_options, fp8_pages=change.fp8_pages, fp8_linear=change.fp8_linear)
+    for kind, options in ((plain_kind, plain_options), ("fp8", fp8_options)):
         engine = VllmProcesses(artifact, version="1", options=options)
         try:
             answers[kind] = asyncio.run(answer(engine, calls))
@@ -140,14 +170,14 @@ def compare(
     rates = {kind: found.hit_rate(wanted) for kind, found in answers.items()}
     records = [
         Record(
-            case="page-quality",
-            backend=f"vllm, {kind} pages",
+            case=change.case,
+            backend=f"vllm, {kind} {change.what}",
             dtype=kind,
             p50_ms=float(np.percentile(found.seconds, 50)) * 1e3,
             p95_ms=float(np.percentile(found.seconds, 95)) * 1e3,
             rate=len(calls) / found.wall_s,
             unit="requests/s",
-            reference=f"{plain_kind} pages",
+            reference=f"{plain_kind} {change.what}",
             reference_ms=float(np.percentile(plain.seconds, 50)) * 1e3,
             error=found.spread_from(plain),
             gpu=torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores",
@@ -163,6 +193,7 @@ def compare(
 def main(
     artifact: Annotated[Path, typer.Option(help="A trained model.")],
     features: Annotated[Path, typer.Option(help="Folder of the feature step, of its data set.")],
+    narrow: Annotated[Narrow, typer.Option(help="What is in eight bits.")] = "pages",
     targets: Annotated[int, typer.Option(min=1, help="Events to predict.")] = 4000,
     kv_cache_mb: Annotated[int, typer.Option(min=1, help="Memory for pages, MiB.")] = 64,
     most_loss: Annotated[
@@ -170,16 +201,23 @@ def main(
     ] = 0.005,
     records: Annotated[Path | None, typer.Option(help="CSV file to append to.")] = None,
 ) -> None:
-    """Compare recommendations from pages of the device's data type and in fp8."""
+    """Compare recommendations in the device's data type to those with something in eight bits."""
+    change = CHANGES[narrow]
     rows, loss = compare(
-        Artifact(artifact), Features.load(features), targets=targets, kv_cache_mb=kv_cache_mb
+        Artifact(artifact),
+        Features.load(features),
+        change,
+        targets=targets,
+        kv_cache_mb=kv_cache_mb,
     )
     for row in rows:
         typer.echo(f"{row.backend}: {row.rate:.1f} {row.unit}, {row.note}, error {row.error:.4f}")
     if records is not None:
         append(records, rows)
     if loss > most_loss:
-        typer.echo(f"pages in fp8 lose {loss:.2%} of HR@{K}, more than {most_loss:.2%}", err=True)
+        typer.echo(
+            f"{change.what} in fp8 lose {loss:.2%} of HR@{K}, more than {most_loss:.2%}", err=True
+        )
         raise typer.Exit(2)
 
 

@@ -310,6 +310,7 @@ def build_engine(artifact: Artifact, options: VllmOptions, *, salt: str) -> Core
             passes=options.passes,
             item_cache=items,
             fp8_pages=options.fp8_pages,
+            fp8_linear=options.fp8_linear,
         ),
     )
     engine = LLMEngine.from_engine_args(arguments)

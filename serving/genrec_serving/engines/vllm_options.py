@@ -37,6 +37,8 @@ class VllmOptions:
         passes: how rows run through the layers, see `vllm_plugin.passes`; None for graphs on a
             GPU and plain ones on a CPU.
         fp8_pages: keep keys and values in eight bits (see `vllm_plugin.fp8_pages`).
+        fp8_linear: run the layers' linear layers in eight bits (see `HSTULayer.narrow`). On a CPU,
+            and of float32 on a GPU, plain PyTorch rounds and multiplies, which wins nothing.
         model_runner: of vLLM: "v1", which all versions have, or "v2", which needs Triton.
         item_cache: of the item table, see `ItemCacheOptions.parse`.
         cache_state: folder in which the engine keeps what its caches learnt, so that the next one
@@ -61,6 +63,7 @@ class VllmOptions:
     passes: str | None = None
     processes: int | None = None
     fp8_pages: bool = False
+    fp8_linear: bool = False
     model_runner: str = "v1"
     item_cache: str = "auto"
     cache_state: str | None = None

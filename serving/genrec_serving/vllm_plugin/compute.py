@@ -11,7 +11,8 @@ from typing import Any, get_args
 
 import torch
 
-from genrec_kernels.fp8_pages import FP8
+from genrec_kernels.fp8_pages import FP8, LACKS_FP8, knows_fp8
+from genrec_model.errors import ConfigError
 from genrec_serving.vllm_plugin.item_cache_options import ItemCacheOptions
 from genrec_serving.vllm_plugin.passes import Mode
 
@@ -29,11 +30,28 @@ class ComputeOptions:
         passes: see `Passes`.
         page_dtype: of keys and values in pages; as `dtype`, or float8 (see
             `genrec_kernels.fp8_pages`).
+        linear_dtype: of what the layers' linear layers multiply; as `dtype`, or float8 (see
+            `HSTULayer.narrow`).
     """
 
     dtype: torch.dtype
     passes: Mode
     page_dtype: torch.dtype
+    linear_dtype: torch.dtype
+
+    def check_device(self, device: torch.device) -> None:
+        """Refuse a GPU that does not know a data type.
+
+        Raises:
+            ConfigError: float8 is asked for, and it is older than Ada (compute capability 8.9).
+        """
+        dtypes = {"--fp8-pages": self.page_dtype, "--fp8-linear": self.linear_dtype}
+        asked = [option for option, dtype in dtypes.items() if dtype == FP8]
+        if asked and not knows_fp8(device):
+            raise ConfigError(
+                f"{' and '.join(asked)}: {LACKS_FP8}, and {torch.cuda.get_device_name(device)} "
+                "is older"
+            )
 
 
 def additional_config(
@@ -42,6 +60,7 @@ def additional_config(
     passes: str,
     item_cache: ItemCacheOptions | None = None,
     fp8_pages: bool = False,
+    fp8_linear: bool = False,
 ) -> dict[str, Any]:
     """What to give vLLM as ``additional_config``.
 
@@ -53,7 +72,8 @@ def additional_config(
     if passes not in get_args(Mode):
         raise ValueError(f"no mode {passes!r} of passes: use one of {', '.join(get_args(Mode))}")
     cache = {} if item_cache is None else item_cache.as_config()
-    return {_KEY: {"dtype": dtype, "passes": passes, "fp8_pages": fp8_pages, **cache}}
+    narrow = {"fp8_pages": fp8_pages, "fp8_linear": fp8_linear}
+    return {_KEY: {"dtype": dtype, "passes": passes, **narrow, **cache}}
 
 
 def compute_options(vllm_config: Any) -> ComputeOptions:
@@ -64,4 +84,5 @@ def compute_options(vllm_config: Any) -> ComputeOptions:
         dtype=dtype,
         passes=given.get("passes", "plain"),
         page_dtype=FP8 if given.get("fp8_pages") else dtype,
+        linear_dtype=FP8 if given.get("fp8_linear") else dtype,
     )

@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 from genrec_kernels.fp8_layout import LARGEST
-from genrec_kernels.fp8_pages import LACKS_FP8, knows_fp8
 from genrec_kernels.hstu_attention import hstu_attention
-from genrec_model.errors import ConfigError
 from genrec_model.features.reserved import NUM_RESERVED, NUM_RESERVED_ACTIONS
 from genrec_model.features.rows import collate, history_rows
 from genrec_model.hstu import HSTU
@@ -43,23 +41,12 @@ class PageScales(NamedTuple):
     qk: float
 
 
-def check_device(device: torch.device) -> None:
-    """Refuse a GPU on which nothing reads such pages.
-
-    Raises:
-        ConfigError: it is older than Ada (compute capability 8.9).
-    """
-    if not knows_fp8(device):
-        raise ConfigError(
-            f"--fp8-pages: {LACKS_FP8}, and {torch.cuda.get_device_name(device)} is older"
-        )
-
-
 @torch.inference_mode()
 def page_scales(hstu: HSTU) -> Mapping[HSTULayer, PageScales]:
     """Scales of each layer, from random users who did anything in the catalogue.
 
-    The same for the same weights, so that pages of one version of a model mean the same.
+    The same for the same weights, so that pages of one version of a model mean the same. The layers
+    run as they are: those that are to run in eight bits are narrowed before.
     """
     config = hstu.config
     rng = np.random.default_rng(0)

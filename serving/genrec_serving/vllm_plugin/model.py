@@ -33,7 +33,7 @@ from genrec_serving.vllm_plugin.candidate_pass import (
     CandidatePass,
 )
 from genrec_serving.vllm_plugin.compute import compute_options
-from genrec_serving.vllm_plugin.fp8_pages import check_device, page_scales
+from genrec_serving.vllm_plugin.fp8_pages import page_scales
 from genrec_serving.vllm_plugin.graphs import Graphs
 from genrec_serving.vllm_plugin.host_connector import host_copies
 from genrec_serving.vllm_plugin.host_copies import HostCopies
@@ -86,7 +86,8 @@ class GenrecHSTU(nn.Module):
         self.compute = compute_options(vllm_config)
         # Without memory for the item table, which is read where it stays (see `item_rows`).
         items = nn.Embedding(config.num_items, config.hidden_size, device="meta")
-        self.hstu = HSTU(config, item_embedding=items).to(self.compute.dtype)
+        # vLLM ends the training mode after the weights are loaded, when scales were measured.
+        self.hstu = HSTU(config, item_embedding=items).to(self.compute.dtype).eval()
         self.attention = nn.ModuleList(
             PagedHSTUAttention(
                 config, self.compute.page_dtype, prefix=f"{prefix}layers.{i}.attention"
@@ -276,6 +277,7 @@ class GenrecHSTU(nn.Module):
         return {
             "dtype": str(self.compute.dtype).removeprefix("torch."),
             "page_dtype": str(self.compute.page_dtype).removeprefix("torch."),
+            "linear_dtype": str(self.compute.linear_dtype).removeprefix("torch."),
             "passes": self.compute.passes,
             "graphs": 0 if passes is None else len(passes.graphs),
             "item_cache": None if self.item_rows is None else self.item_rows.statistics(),
@@ -294,7 +296,10 @@ class GenrecHSTU(nn.Module):
         Raises:
             ValueError: the file has a parameter that the model lacks, or an item table of another
                 shape. vLLM itself complains about one that the file lacks.
+            ConfigError: the GPU does not know a data type that was asked for.
         """
+        device = self.hstu.action_embedding.weight.device
+        self.compute.check_device(device)
         parameters = dict(self.hstu.named_parameters())
         loaded = set()
         for name, value in weights:
@@ -312,10 +317,13 @@ class GenrecHSTU(nn.Module):
             table,
             self._item_cache,
             dtype=self.compute.dtype,
-            device=self.hstu.action_embedding.weight.device,
+            device=device,
         )
+        if self.compute.linear_dtype == FP8:
+            for layer in self._paged:
+                layer.narrow()
+        # Of the layers as they will run, with narrow weights where they have them.
         if self.compute.page_dtype == FP8:
-            check_device(self.hstu.action_embedding.weight.device)
             with self.item_rows.pass_over(None):
                 scales_of_layers = page_scales(self.hstu)
             for layer, scales in scales_of_layers.items():

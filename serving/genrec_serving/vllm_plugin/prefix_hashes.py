@@ -28,7 +28,9 @@ class PrefixHasher:
 
     Args:
         page_rows: rows of a page.
-        salt: the model's version; no page of another version is ever used again.
+        salt: the model's version; no page of another version is ever used again. How the model
+            computes (`compute`) need not be in it: no page, in the pool or on the host, outlives
+            the engine that wrote it, and an engine computes in one way.
         remembered_bytes: of histories.
     """
 
