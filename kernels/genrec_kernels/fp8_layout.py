@@ -30,9 +30,19 @@ KEY_OF_PLACE = tuple(
 PLACE_OF_KEY = tuple(KEY_OF_PLACE.index(key) for key in range(PERMUTED))
 #: The greatest number in e4m3.
 LARGEST = 448.0
+#: The greatest that attention takes of queries and keys, by width of a head: it sums products in
+#: half precision, whose greatest number is 65504, and so many of these do not reach it.
+LARGEST_FACTOR = {64: 30.0, 128: 22.0, 256: 15.0}
 #: What weights are times before they are rounded: silu's are small, e4m3's least normal number is
 #: 2^-6.
 WEIGHT_SCALE = 16.0
+
+
+def largest_factor(width: int) -> float:
+    """`LARGEST_FACTOR`, or of other widths that of the next, which only the twin takes."""
+    found = [factor for of_width, factor in LARGEST_FACTOR.items() if of_width >= width]
+    return max(found, default=LARGEST_FACTOR[256])
+
 
 Count = TypeVar("Count", int, Tensor)
 

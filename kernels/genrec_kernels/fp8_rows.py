@@ -11,29 +11,43 @@ from torch import Tensor
 from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend, interpreting
-from genrec_kernels.fp8_layout import LARGEST, Fp8Rows, Fp8Scales
+from genrec_kernels.fp8_layout import LARGEST, Fp8Rows, Fp8Scales, largest_factor
 from genrec_kernels.jagged import JaggedRows, offsets_of
 from genrec_kernels.reference.fp8_rows import to_fp8 as to_fp8_reference
 
 #: A head of zeros gets this scale.
 _LEAST = 1e-12
+#: Of alpha and both scales: half of it is a normal number in half precision.
+_LEAST_PRODUCT = 2.0**-12
 
 
-def head_scales(q: Tensor, k: Tensor, v: Tensor) -> Fp8Scales:
-    """Scales by which each head's greatest number is the greatest of e4m3; nothing waits for them.
+def head_scales(q: Tensor, k: Tensor, v: Tensor, *, alpha: float | None = None) -> Fp8Scales:
+    """Scales by which each head's greatest number is the greatest that may be; nothing waits.
+
+    Of v it is that of e4m3, of q and k `fp8_layout.largest_factor`: e4m3 has as many digits there.
+    Where `alpha` times both scales would be so small that half precision has few digits of it, as
+    attention multiplies scores by it, these are larger, and numbers smaller.
 
     A number that is not finite makes all of its head not finite, other sequences' rows too. Scales
     that were found before, on other rows, do not: what lies beyond them is rounded to the greatest.
 
     Args:
         q, k, v: float [R, H, D], R at least 1.
+        alpha: of the attention, if known.
     """
+    factor = largest_factor(q.shape[2])
     q_scale, k_scale, v_scale = (
-        (torch.linalg.vector_norm(x, torch.inf, dim=(0, 2), dtype=torch.float32) / LARGEST).clamp(
+        (torch.linalg.vector_norm(x, torch.inf, dim=(0, 2), dtype=torch.float32) / most).clamp(
             min=_LEAST
         )
-        for x in (q, k, v)
+        for x, most in ((q, factor), (k, factor), (v, LARGEST))
     )
+    if alpha is not None:
+        # A sixteenth of the greatest is as exact: e4m3's least normal number is far below.
+        wanted = (_LEAST_PRODUCT / alpha) ** 0.5
+        q_scale, k_scale = (
+            torch.maximum(x, (16 * x).clamp(max=wanted)) for x in (q_scale, k_scale)
+        )
     return Fp8Scales(q_scale, k_scale, v_scale)
 
 
@@ -51,7 +65,8 @@ def to_fp8(
     Args:
         q, k, v: float [R, H, D], any stride of rows and heads.
         rows: layout of the R rows.
-        scales: of each head; None for `head_scales` of these rows.
+        scales: of each head; None for `head_scales` of these rows. What lies beyond what
+            `head_scales` reaches is cut.
         backend: force one of `triton`, `reference`.
 
     Raises:

@@ -11,7 +11,7 @@ from torch import Tensor
 from genrec_kernels.cutlass.hstu_attention_fp8 import unsupported
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.fp8_layout import Fp8Rows, Fp8Scales
-from genrec_kernels.fp8_rows import to_fp8
+from genrec_kernels.fp8_rows import head_scales, to_fp8
 from genrec_kernels.jagged import JaggedRows
 from genrec_kernels.reference.hstu_attention_fp8 import (
     hstu_attention_fp8 as hstu_attention_fp8_reference,
@@ -59,6 +59,8 @@ def hstu_attention_fp8(
     # The choice comes first: rows are rounded for nothing where the forced backend cannot run.
     chosen = _chosen(q, backend)
     rounding: Backend | None = "reference" if chosen == "reference" else None
+    if scales is None and q.shape[0]:
+        scales = head_scales(q, k, v, alpha=alpha)
     operands = to_fp8(q, k, v, rows=rows, scales=scales, backend=rounding)
     return attention_of_fp8_rows(
         operands,

@@ -185,18 +185,6 @@ def test_half_precision() -> None:
     assert_right(run(built("fp16"), LAYOUTS["around tiles"]), "fp16")
 
 
-@pytest.mark.parametrize(("eighths", "terms"), [(0, 0), (4, 5), (8, 7)])
-@pytest.mark.parametrize("branch", [False, True])
-def test_parts_of_silu_by_a_polynomial(eighths: int, terms: int, branch: bool) -> None:
-    variant = replace(
-        variant_of("bf16", 64, bias=False, window=False),
-        polynomial_eighths=eighths,
-        polynomial_terms=terms,
-        branch_after_silu=branch,
-    )
-    assert_right(run(compile_variant(variant), LAYOUTS["several tiles"]), "bf16")
-
-
 @pytest.mark.parametrize("window", [1, 50, 1000])
 def test_windows(window: int) -> None:
     kernel = built(window=True)

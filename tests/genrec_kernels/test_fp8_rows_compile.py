@@ -9,7 +9,7 @@ import pytest
 import triton
 from triton.backends.compiler import GPUTarget
 
-from genrec_kernels.fp8_layout import LARGEST, PERMUTED, PLACES
+from genrec_kernels.fp8_layout import LARGEST, LARGEST_FACTOR, PERMUTED, PLACES
 from genrec_kernels.triton import fp8_rows
 
 pytestmark = pytest.mark.skipif(
@@ -28,6 +28,7 @@ def test_rounding_compiles(width: int) -> None:
         "PLACES": PLACES,
         "PERMUTED": PERMUTED,
         "LARGEST": LARGEST,
+        "FACTOR": LARGEST_FACTOR[width],
     }
     pointers = {"offsets_ptr": "*i64"}
     pointers |= {f"{x}_factor_ptr": "*fp32" for x in "qkv"}

@@ -10,9 +10,11 @@ from genrec_kernels.dispatch import BackendUnavailable, use_backend
 from genrec_kernels.fp8_layout import (
     KEY_OF_PLACE,
     LARGEST,
+    LARGEST_FACTOR,
     PLACES,
     Fp8Scales,
     first_value_of,
+    largest_factor,
     places,
 )
 from genrec_kernels.fp8_rows import head_scales, to_fp8
@@ -55,8 +57,20 @@ def test_values_come_back() -> None:
     operands = to_fp8(q, k, v, rows=ROWS)
     back = values_of(operands, offsets=ROWS.offsets).float() * operands.scales.v[:, None]
     assert float((back - v).norm() / v.norm()) < 0.04
-    for x, scale in zip((q, k, v), operands.scales, strict=True):
-        assert torch.allclose(scale * LARGEST, x.abs().amax((0, 2)))
+    for x, scale, most in zip((q, k, v), operands.scales, (30, 30, LARGEST), strict=True):
+        assert torch.allclose(scale * most, x.abs().amax((0, 2)))
+
+
+@pytest.mark.parametrize("width", [24, *LARGEST_FACTOR])
+def test_no_sum_of_products_leaves_half_precision(width: int) -> None:
+    factor = largest_factor(width)
+    assert torch.tensor(factor).to(torch.float8_e4m3fn).float() == factor
+    assert width * factor**2 < torch.finfo(torch.float16).max
+    x = torch.full((50, 2, width), 1e9)
+    ones = torch.ones(2)
+    operands = to_fp8(x, -x, x, rows=ROWS, scales=Fp8Scales(ones, ones, ones))
+    assert operands.q.float().eq(factor).all()
+    assert operands.k.float().eq(-factor).all()
 
 
 def test_heads_of_zeros_and_no_rows() -> None:
@@ -101,3 +115,12 @@ def test_a_forced_backend_that_cannot_run() -> None:
     assert unsupported(inputs(96)[0]) == "its kernels take heads of 64, 128, 256, not of 96"
     with pytest.raises(BackendUnavailable, match="not of 96"):
         hstu_attention_fp8(*inputs(96), **OPTIONS, backend="cutlass")
+
+
+def test_small_numbers_get_scales_that_half_precision_has_digits_of() -> None:
+    q, k, v = (x / 30 for x in inputs())
+    scales = head_scales(q, k, v, alpha=0.125)
+    assert (0.125 * scales.q * scales.k / 2 >= torch.finfo(torch.float16).tiny).all()
+    usual = inputs()
+    for mine, theirs in zip(head_scales(*usual, alpha=0.125), head_scales(*usual), strict=True):
+        assert torch.equal(mine, theirs)

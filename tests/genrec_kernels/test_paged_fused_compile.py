@@ -191,7 +191,7 @@ def test_rows_of_eight_bits() -> None:
     compiled = compile_for_hopper(
         fp8_pages._write,
         types={"scales_ptr": "*fp32", "keys_ptr": "*fp8e4nv", "values_ptr": "*fp8e4nv"},
-        HEAD_DIM=64, BLOCK_DIM=64, BLOCK_ROWS=32, PAGE=64, PERMUTED=16, HAS_TIMES=True,
+        HEAD_DIM=64, BLOCK_DIM=64, BLOCK_ROWS=32, PAGE=64, PERMUTED=16, HAS_TIMES=True, ASM=True,
     )  # fmt: skip
     assert "e4m3x2" in compiled.asm["ptx"]
     compiled = compile_for_hopper(

@@ -1,26 +1,25 @@
 """A tile's weights in eight bits (e4m3), from its scores.
 
-h is half a score times alpha. A weight is ``(h + h · tanh(h)) · WEIGHT_SCALE``, or the same by a
-polynomial of `silu_polynomials`, in half precision, which is as good as float32 before eight bits.
+h is half a score times alpha. A weight is ``(h + h · tanh(h)) · WEIGHT_SCALE``; of scores in half
+precision it is computed so, two at a time, which is as good as float32 before eight bits.
 """
 
 # mypy: ignore-errors
 
+import cutlass
 import cutlass.cute as cute
-from cutlass import Int32
+from cutlass import Float32, Int32
 
 from genrec_kernels.cutlass.ptx_arithmetic import (
     bytes_of_floats,
     bytes_of_halves,
     halves,
     multiply_add_halves,
-    multiply_add_halves_within_one,
     multiply_halves,
     pack_halves,
     tanh_of_halves,
     word_of,
 )
-from genrec_kernels.cutlass.silu_polynomials import TERMS, takes_polynomial
 from genrec_kernels.fp8_layout import WEIGHT_SCALE
 
 
@@ -29,13 +28,11 @@ def pairs_of_weights(scores, half_alpha, variant):
     count = cute.size(scores) // 2
     if variant.half_scores:
         words = cute.recast_tensor(scores, Int32)
+        # No more than one, so that h stays in range: weights of scores beyond 14 are the greatest.
+        half_alpha = cutlass.min(half_alpha, Float32(1.0))
         factor = pack_halves(half_alpha, half_alpha)
-        return [
-            _pair_in_halves(multiply_halves(words[i], factor), i, variant) for i in range(count)
-        ]
-    return [
-        _pair_of(scores[2 * i], scores[2 * i + 1], half_alpha, i, variant) for i in range(count)
-    ]
+        return [_pair_in_halves(multiply_halves(words[i], factor)) for i in range(count)]
+    return [_pair_of(scores[2 * i], scores[2 * i + 1], half_alpha) for i in range(count)]
 
 
 def put_weights(weights, pairs):
@@ -50,10 +47,8 @@ def put_weights(weights, pairs):
             words[2 * j + i] = word_of(pairs[4 * j + i], pairs[4 * j + i + 2])
 
 
-def _pair_of(low, high, half_alpha, place, variant):
+def _pair_of(low, high, half_alpha):
     """Weights of two scores in float32."""
-    if takes_polynomial(place, variant.polynomial_eighths):
-        return _pair_in_halves(pack_halves(low * half_alpha, high * half_alpha), place, variant)
     weights = []
     for score in (low, high):
         times = score * (half_alpha * WEIGHT_SCALE)
@@ -61,16 +56,8 @@ def _pair_of(low, high, half_alpha, place, variant):
     return bytes_of_floats(*weights)
 
 
-def _pair_in_halves(half, place, variant):
+def _pair_in_halves(half):
     """Two weights from their h."""
-    if takes_polynomial(place, variant.polynomial_eighths):
-        *lower, share = TERMS[variant.polynomial_terms]
-        share, square = halves(share), multiply_halves(half, half)
-        for term in reversed(lower):
-            share = multiply_add_halves(share, square, halves(term))
-        share = multiply_add_halves_within_one(share, half, halves(0.5))
-        times = multiply_halves(share, halves(2 * WEIGHT_SCALE))
-    else:
-        scale = halves(WEIGHT_SCALE)
-        times = multiply_add_halves(tanh_of_halves(half), scale, scale)
+    scale = halves(WEIGHT_SCALE)
+    times = multiply_add_halves(tanh_of_halves(half), scale, scale)
     return bytes_of_halves(multiply_halves(half, times))

@@ -33,16 +33,6 @@ def multiply_add_halves(a: Int32, b: Int32, c: Int32) -> Int32:
     return _run(Int32, "fma.rn.f16x2 $0, $1, $2, $3;", "=r,r,r,r", a, b, c)
 
 
-def multiply_add_halves_within_one(a: Int32, b: Int32, c: Int32) -> Int32:
-    """``a · b + c``, cut to [0, 1]."""
-    return _run(Int32, "fma.rn.sat.f16x2 $0, $1, $2, $3;", "=r,r,r,r", a, b, c)
-
-
-def multiply_add_within_one(a: Float32, b: Float32, c: Float32) -> Float32:
-    """The same of one number in float32."""
-    return _run(Float32, "fma.rn.sat.f32 $0, $1, $2, $3;", "=f,f,f,f", a, b, c)
-
-
 def tanh_of_halves(a: Int32) -> Int32:
     """Approximately; two special instructions."""
     return _run(Int32, "tanh.approx.f16x2 $0, $1;", "=r,r", a)

@@ -11,8 +11,6 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, const_expr
 
 from genrec_kernels.cutlass.block_sizes import WARP_GROUP
-from genrec_kernels.cutlass.ptx_arithmetic import multiply_add_within_one
-from genrec_kernels.cutlass.silu_polynomials import TERMS, takes_polynomial
 
 #: Elements of 16 bits that one store of 16 bytes clears.
 _CHUNK = 8
@@ -24,27 +22,11 @@ def weight_of(score, half_alpha):
     return half + half * cute.math.tanh(half, fastmath=True)
 
 
-def polynomial_weight_of(score, half_alpha, terms):
-    """The same by a polynomial of `silu_polynomials`: no special instruction, but more others."""
-    whole = score * (half_alpha + half_alpha)
-    square = whole * whole
-    # Of the whole score in place of its half, which is one multiplication less.
-    scaled = [Float32(term / 2 ** (2 * i + 1)) for i, term in enumerate(terms)]
-    share = scaled.pop()
-    for term in reversed(scaled):
-        share = share * square + term
-    return whole * multiply_add_within_one(share, whole, Float32(0.5))
-
-
 @cute.jit
-def silu(scores: cute.Tensor, half_alpha: Float32, variant: cutlass.Constexpr):
-    """``silu(alpha · s)`` in place; of `polynomial_eighths` in eight by a polynomial."""
+def silu(scores: cute.Tensor, half_alpha: Float32):
+    """``silu(alpha · s)`` in place."""
     for i in cutlass.range_constexpr(cute.size(scores)):
-        if const_expr(takes_polynomial(i, variant.polynomial_eighths)):
-            terms = TERMS[variant.polynomial_terms]
-            scores[i] = polynomial_weight_of(scores[i], half_alpha, terms)
-        else:
-            scores[i] = weight_of(scores[i], half_alpha)
+        scores[i] = weight_of(scores[i], half_alpha)
 
 
 @cute.jit

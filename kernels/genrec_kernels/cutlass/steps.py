@@ -29,7 +29,7 @@ def first_step(tile, k_get, first_key):
     if const_expr(tile.variant.fp8):
         put_weights(tile.weights, pairs_of_weights(scores, tile.half_alpha, tile.variant))
     else:
-        silu(scores, tile.half_alpha, tile.variant)
+        silu(scores, tile.half_alpha)
         round_into(tile.weights, scores)
     return k_get
 
@@ -57,9 +57,7 @@ def next_step(tile, k_get, v_get, first_key, previous, masked):
         v_place.release()
         put_weights(tile.weights, pairs)
     else:
-        silu(scores, tile.half_alpha, tile.variant)
-        if const_expr(tile.variant.branch_after_silu):
-            v_get.wait()
+        silu(scores, tile.half_alpha)
         warpgroup.wait_group(0)
         v_place.release()
         round_into(tile.weights, scores)

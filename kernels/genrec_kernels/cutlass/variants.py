@@ -35,12 +35,6 @@ class AttentionVariant:
         paged: whether it is new rows over histories in pages.
         same_bias: of `paged` with `bias`: whether rows of a request have one bias.
         page_keys: of `paged`: rows of a page that one copy brings; a page holds a multiple of it.
-        polynomial_eighths: of eight scores how many have SiLU by a polynomial (`silu_polynomials`).
-        polynomial_terms: its terms.
-        branch_after_silu: of 16 bits: whether SiLU has to end before the wait for the product
-            beside it, as in eight bits; see `steps.next_step`.
-        half_scores: of eight bits: whether scores are summed in half precision, two in a register.
-            None may be beyond 65504, so numbers of q and k at most the root of that by the width.
     """
 
     element: Element
@@ -55,14 +49,10 @@ class AttentionVariant:
     paged: bool = False
     same_bias: bool = False
     page_keys: int = PAGE_KEYS
-    polynomial_eighths: int = 0
-    polynomial_terms: int = 0
-    branch_after_silu: bool = False
-    half_scores: bool = False
 
     @property
     def name(self) -> str:
-        """Of its files. Tiles and how SiLU is computed are left out: a name has one kernel."""
+        """Of its files. Tiles are left out, so that a name has one kernel."""
         parts = {
             "bias": self.bias and not self.same_bias,
             "same_bias": self.same_bias,
@@ -83,6 +73,14 @@ class AttentionVariant:
     def fp8(self) -> bool:
         """Whether q, k, v and the weights have eight bits."""
         return self.element == "fp8"
+
+    @property
+    def half_scores(self) -> bool:
+        """Whether scores are summed in half precision, two in a register.
+
+        None may be beyond it: see `fp8_layout.largest_factor`. Numbers in pages are not so small.
+        """
+        return self.fp8 and not self.paged
 
     @property
     def element_bytes(self) -> int:
@@ -108,11 +106,8 @@ _BIAS_TILES = _TILES | {64: (3, 64, 4, 1)}
 _PAGED_TILES = {64: (2, 64, 6, 1), 128: (2, 64, 4, 1), 256: (2, 64, 2, 1)}
 _OWN_BIAS_PAGED_TILES = _PAGED_TILES | {64: (1, 64, 3, 3)}
 #: Of e4m3: a tile's keys lie along the sum of P V, where 128 bytes are the widest swizzle.
-_FP8_TILES = {64: (3, 128, 4, 1), 128: (3, 64, 6, 1), 256: (2, 64, 4, 1)}
+_FP8_TILES = {64: (3, 128, 4, 1), 128: (3, 128, 4, 1), 256: (2, 64, 4, 1)}
 _FP8_PAGED_TILES = {64: (2, 64, 6, 1), 128: (2, 64, 6, 1), 256: (2, 64, 4, 1)}
-#: (eighths, terms) of SiLU that are a polynomial, by width, without a bias: where the special
-#: instruction takes as long as the products. Found by counting instructions; not timed yet.
-_POLYNOMIALS = {"bf16": {64: (2, 5)}, "fp8": {64: (3, 5), 128: (2, 5)}}
 WIDTHS = tuple(_TILES)
 
 
@@ -123,7 +118,6 @@ def variant_of(
     short = max_rows is not None and max_rows <= SHORT_ROWS and width in _SHORT_TILES
     tiles = _SHORT_TILES if short else _BIAS_TILES if bias else _TILES
     groups, keys, stages, resident = tiles[width]
-    eighths, terms = (0, 0) if bias else _polynomial_of(element, width)
     return AttentionVariant(
         element=element,
         width=width,
@@ -134,15 +128,12 @@ def variant_of(
         keys=keys,
         stages=stages,
         resident=resident,
-        polynomial_eighths=eighths,
-        polynomial_terms=terms,
     )
 
 
 def fp8_variant_of(width: int) -> AttentionVariant:
     """The variant for q, k and v in e4m3."""
     groups, keys, stages, resident = _FP8_TILES[width]
-    eighths, terms = _polynomial_of("fp8", width)
     return AttentionVariant(
         element="fp8",
         width=width,
@@ -153,13 +144,7 @@ def fp8_variant_of(width: int) -> AttentionVariant:
         keys=keys,
         stages=stages,
         resident=resident,
-        polynomial_eighths=eighths,
-        polynomial_terms=terms,
     )
-
-
-def _polynomial_of(element: Element, width: int) -> tuple[int, int]:
-    return _POLYNOMIALS.get(element, {}).get(width, (0, 0))
 
 
 def paged_variant_of(

@@ -15,13 +15,14 @@ from genrec_kernels.fp8_layout import (
     Fp8Rows,
     Fp8Scales,
     first_value_of,
+    largest_factor,
     places,
 )
 
 
-def round_to_fp8(x: Tensor) -> Tensor:
-    """float8_e4m3fn of any shape: to nearest, ties to even; beyond its range the greatest."""
-    return x.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+def round_to_fp8(x: Tensor, largest: float = LARGEST) -> Tensor:
+    """float8_e4m3fn of any shape: to nearest, ties to even; what is beyond the largest is cut."""
+    return x.clamp(-largest, largest).to(torch.float8_e4m3fn)
 
 
 def to_fp8(q: Tensor, k: Tensor, v: Tensor, *, offsets: Tensor, scales: Fp8Scales) -> Fp8Rows:
@@ -32,9 +33,10 @@ def to_fp8(q: Tensor, k: Tensor, v: Tensor, *, offsets: Tensor, scales: Fp8Scale
         offsets: int64 [B + 1], first row of each sequence.
         scales: what the rounded numbers are to be times.
     """
+    factor = largest_factor(q.shape[2])
     q8, k8, v8 = (
-        round_to_fp8(x.float() * scale.reciprocal()[:, None])
-        for x, scale in zip((q, k, v), scales, strict=True)
+        round_to_fp8(x.float() * scale.reciprocal()[:, None], most)
+        for x, scale, most in zip((q, k, v), scales, (factor, factor, LARGEST), strict=True)
     )
     num_rows, heads, width = v.shape
     # Eight bits are moved as bytes: PyTorch has few operations on them.

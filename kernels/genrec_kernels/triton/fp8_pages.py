@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from genrec_kernels.dispatch import interpreting
 from genrec_kernels.fp8_layout import LARGEST, PERMUTED
 from genrec_kernels.fp8_pages import FP8, keys_and_values
 
@@ -31,12 +32,25 @@ def _rounded(x_XD, factor):
     ).to(tl.float8e4nv)
 
 
+@triton.jit
+def _in_rows(x, ASM: tl.constexpr):
+    """Itself; Triton would else load rows as they are stored, a few bytes of each at a time."""
+    if ASM:
+        bits = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [x.to(tl.uint8, bitcast=True)],
+            dtype=tl.uint8, is_pure=False, pack=4,
+        )  # fmt: skip
+        return bits.to(tl.float8e4nv, bitcast=True)
+    else:
+        return x
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def _write(
     k_ptr, v_ptr, slots_ptr, times_ptr, scales_ptr, keys_ptr, values_ptr, page_times_ptr, num_rows,
     k_row, k_head, v_row, v_head, kv_page, kv_head, times_page, times_row,
     HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, PAGE: tl.constexpr,
-    PERMUTED: tl.constexpr, HAS_TIMES: tl.constexpr,
+    PERMUTED: tl.constexpr, HAS_TIMES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """`BLOCK_ROWS` rows and `BLOCK_DIM` dimensions of one head."""
     head = tl.program_id(1)
@@ -64,7 +78,7 @@ def _write(
     key_X = place_X % PERMUTED
     value_X = at_X + place_X - key_X + key_X % 8 // 2 * 4 + key_X // 8 * 2 + key_X % 2
     values_at_DX = values_ptr + value_X[None, :] + (dim_D * PAGE)[:, None]
-    v_DX = tl.trans(_rounded(v_XD, v_factor))
+    v_DX = tl.trans(_in_rows(_rounded(v_XD, v_factor), ASM))
     tl.store(values_at_DX, v_DX, mask=in_head_D[:, None] & real_X[None, :])
     if HAS_TIMES:
         once_X = real_X & (head == 0) & (tl.program_id(2) == 0)
@@ -97,7 +111,7 @@ def page_write(
         k, v, slots, times, kv_scales, keys, values, time_pages, num_rows,
         k.stride(0), k.stride(1), v.stride(0), v.stride(1), *keys.stride()[:2], *time_strides,
         HEAD_DIM=head_dim, BLOCK_DIM=block_dim, BLOCK_ROWS=ROWS, PAGE=kv_pages.shape[2],
-        PERMUTED=PERMUTED, HAS_TIMES=times is not slots, num_warps=4,
+        PERMUTED=PERMUTED, HAS_TIMES=times is not slots, ASM=not interpreting(), num_warps=4,
     )  # fmt: skip
 
 

@@ -13,7 +13,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from genrec_kernels.fp8_layout import LARGEST, PERMUTED, PLACES, Fp8Rows, Fp8Scales, places
+from genrec_kernels.fp8_layout import (
+    LARGEST,
+    PERMUTED,
+    PLACES,
+    Fp8Rows,
+    Fp8Scales,
+    largest_factor,
+    places,
+)
 
 
 @triton.jit
@@ -31,6 +39,7 @@ def _to_fp8(
     q_row, q_head, k_row, k_head, v_row, v_head,
     NUM_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
     PLACES: tl.constexpr, PERMUTED: tl.constexpr, LARGEST: tl.constexpr,
+    FACTOR: tl.constexpr,
 ):  # fmt: skip
     unit = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -53,9 +62,9 @@ def _to_fp8(
         out_N = (row_N * NUM_HEADS + head) * HEAD_DIM
         out_ND = out_N[:, None] + dim_D[None, :]
         q_ND = tl.load((q_ptr + row_N * q_row + head * q_head)[:, None] + dim_D, mask=real_ND)
-        tl.store(q8_ptr + out_ND, _round(q_ND, tl.load(q_factor_ptr + head), LARGEST), mask=real_ND)
+        tl.store(q8_ptr + out_ND, _round(q_ND, tl.load(q_factor_ptr + head), FACTOR), mask=real_ND)
         k_ND = tl.load((k_ptr + row_N * k_row + head * k_head)[:, None] + dim_D, mask=real_ND)
-        tl.store(k8_ptr + out_ND, _round(k_ND, tl.load(k_factor_ptr + head), LARGEST), mask=real_ND)
+        tl.store(k8_ptr + out_ND, _round(k_ND, tl.load(k_factor_ptr + head), FACTOR), mask=real_ND)
 
         # The key at each place, see `fp8_layout`.
         within_N, pair_N = place_N % PERMUTED // 4, place_N % 4
@@ -89,7 +98,7 @@ def to_fp8(q: Tensor, k: Tensor, v: Tensor, *, offsets: Tensor, scales: Fp8Scale
         num_sequences, num_sequences.bit_length(), num_places,
         *(n for x in (q, k, v) for n in x.stride()[:2]),
         NUM_HEADS=heads, HEAD_DIM=width, BLOCK_DIM=triton.next_power_of_2(width),
-        PLACES=PLACES, PERMUTED=PERMUTED, LARGEST=LARGEST,
+        PLACES=PLACES, PERMUTED=PERMUTED, LARGEST=LARGEST, FACTOR=largest_factor(width),
         num_warps=8,
     )  # fmt: skip
     return rows
