@@ -4,9 +4,10 @@
 
 With `--backend cutlass` the CUTLASS kernels are timed, and Triton's beside them.
 
-`attn-paged-…`: pages of 64 rows in random order. `attn-delta-…`: the same kernel with one page a
-request, so that each head's keys and values are contiguous. New rows are candidates of one
-moment, as a server ranks them; `-causal` has history rows with times and limits of their own.
+`attn-paged-…`: pages of 64 rows in random order; `-fp8` in eight bits. `attn-delta-…`: the same
+kernel with one page a request, so that each head's keys and values are contiguous. New rows are
+candidates of one moment, as a server ranks them; `-causal` has history rows with times and limits
+of their own.
 """
 
 from __future__ import annotations
@@ -34,11 +35,15 @@ from genrec_kernels.bench.paged_measure import (
 from genrec_kernels.bench.records import RECORDS
 from genrec_kernels.cutlass.paged_hstu_attention import unsupported
 from genrec_kernels.dispatch import Backend
+from genrec_kernels.fp8_layout import LARGEST
+from genrec_kernels.fp8_pages import FP8, pages_of
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 
 YEAR = 365 * 86_400
+#: Of numbers in eight bits: random ones reach some 5.
+SCALE = 8 / LARGEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,7 @@ class Shape:
     dtype: torch.dtype = torch.bfloat16
     with_bias: bool = False
     causal: bool = False
+    fp8: bool = False
     layers: int = 1
 
     @property
@@ -65,14 +71,16 @@ class Shape:
         suffix += f"-d{self.width}" if self.width != 128 else ""
         suffix += f"-h{self.heads}" if self.heads != 4 else ""
         suffix += f"-b{self.batch}" if self.batch != 32 else ""
+        suffix += "-fp8" if self.fp8 else ""
         suffix += f"-page{self.page}" if kind == "attn-paged" and self.page != 64 else ""
         return f"{kind}-{self.cached}-{self.new}{suffix}"
 
     @property
     def bytes(self) -> int:
         """Least that has to move: the cache once, q, k, v and the result once."""
-        rows = 2 * self.batch * self.cached + 4 * self.batch * self.new
-        return rows * self.heads * self.width * self.dtype.itemsize
+        cached = 2 * self.batch * self.cached * (1 if self.fp8 else self.dtype.itemsize)
+        new = 4 * self.batch * self.new * self.dtype.itemsize
+        return (cached + new) * self.heads * self.width
 
     @property
     def operations(self) -> int:
@@ -87,6 +95,15 @@ def make_layers(shape: Shape) -> list[dict[str, Any]]:
 
     def randn(*size: int) -> Tensor:
         return torch.empty(size, device="cuda", dtype=shape.dtype).normal_(generator=g)
+
+    def kv_pages() -> dict[str, Any]:
+        numbers = randn(pages, shape.heads, shape.page, 2 * shape.width)
+        if not shape.fp8:
+            return {"kv_pages": numbers}
+        # Whatever the order of random numbers is, their pages are as good.
+        scales = torch.full((2, shape.heads), SCALE, device="cuda")
+        narrow_pages = (numbers.float() / SCALE).to(FP8)
+        return {"kv_pages": narrow_pages, "kv_scales": scales, "qk_scale": SCALE**2}
 
     page_table = torch.randperm(pages, device="cuda", generator=g).view(shape.batch, -1)
     sizes = (shape.batch, shape.cached)
@@ -110,7 +127,7 @@ def make_layers(shape: Shape) -> list[dict[str, Any]]:
             "q": randn(rows, shape.heads, shape.width),
             "k": randn(rows, shape.heads, shape.width),
             "v": randn(rows, shape.heads, shape.width),
-            "kv_pages": randn(pages, shape.heads, shape.page, 2 * shape.width),
+            **kv_pages(),
             "timestamp_pages": timestamp_pages,
             "page_table": page_table.int(),
             "row_offsets": torch.arange(0, rows + 1, shape.new, device="cuda"),
@@ -125,13 +142,14 @@ def make_layers(shape: Shape) -> list[dict[str, Any]]:
 
 
 def exact(shape: Shape, layer: dict[str, Any], request: int) -> Tensor:
-    """One request in float64."""
+    """One request in float64, of the numbers that the pages hold."""
     rows = slice(request * shape.new, (request + 1) * shape.new)
     own = layer["page_table"][request].long()
     bias = layer["bias"]
+    numbers = pages_of(layer["kv_pages"], own, layer.get("kv_scales"), torch.float64)
     return reference.paged_hstu_attention(
         *(layer[name][rows].double() for name in "qkv"),
-        kv_pages=layer["kv_pages"][own].double(),
+        kv_pages=numbers,
         timestamp_pages=layer["timestamp_pages"][own],
         page_table=torch.arange(len(own), device="cuda")[None],
         row_offsets=torch.tensor([0, shape.new], device="cuda"),
@@ -183,8 +201,9 @@ def measure(
 
     timing = time_of(backend)
     tbps = shape.bytes / timing.p50 / 1e9
-    plain = {**first, "bias": first["bias"] and narrow(first["bias"], shape.dtype)}
     if backend == "triton":
+        plain = {**first, "bias": first["bias"] and narrow(first["bias"], shape.dtype)}
+        plain.pop("qk_scale", None)
         plainly = time_eager(lambda: reference.paged_hstu_attention(**plain))
         references = {"plain PyTorch": plainly.p50}
     else:
@@ -232,16 +251,26 @@ def shapes() -> list[Shape]:
         replace(ranking, new=1024, causal=True, batch=8, layers=1),
         replace(ranking, batch=1, layers=8),
     ]
+    wide = Shape(cached=4096, new=256, batch=1, width=256, layers=8)
+    of_fp8 = [
+        Shape(cached=8192, new=16),
+        Shape(cached=8192, new=256),
+        Shape(cached=8192, new=256, with_bias=True),
+        wide,
+        replace(wide, batch=8),
+        *serving,
+    ]
     return [
         *both,
         Shape(cached=8192, new=16, page=16),
         Shape(cached=8192, new=256, page=16),
-        Shape(cached=4096, new=256, batch=1, width=256, layers=8),
-        Shape(cached=4096, new=256, batch=1, width=256, layers=8, with_bias=True),
+        wide,
+        replace(wide, with_bias=True),
         Shape(cached=8192, new=16, with_bias=True),
         Shape(cached=8192, new=256, with_bias=True),
         Shape(cached=8192, new=256, with_bias=True, causal=True),
         *serving,
+        *(replace(shape, fp8=True) for shape in of_fp8),
         Shape(cached=1024, new=16, dtype=torch.float16, layers=4),
         Shape(cached=1024, new=16, dtype=torch.float32, layers=2),
     ]
@@ -261,7 +290,7 @@ def takes(shape: Shape) -> bool:
         has_bias=shape.with_bias,
         same_bias=not shape.causal,
     )
-    return unsupported(sizes) is None
+    return unsupported(sizes, fp8_pages=shape.fp8) is None
 
 
 def main() -> None:

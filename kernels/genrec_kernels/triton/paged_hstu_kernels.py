@@ -268,6 +268,8 @@ def attend(
         value_scale = tl.load(scales_ptr + tl.num_programs(1) + head)
         acc_TD /= value_scale
         inverse_length *= value_scale
+        if q_TD.dtype == tl.bfloat16:  # which float8 becomes by four times the instructions
+            q_TD = q_TD.to(tl.float16)
 
     if HAS_BIAS:
         time_T = tl.load(row_times_ptr + row_T, mask=real_T, other=0)
