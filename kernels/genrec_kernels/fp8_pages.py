@@ -38,11 +38,12 @@ class KeysAndValues(NamedTuple):
 
 def keys_and_values(kv_pages: Tensor) -> KeysAndValues:
     """Views of float8 [P, H, S, 2·D] that passed `check_scales`."""
-    num_pages, num_heads, page_size, width = kv_pages.shape
-    shape = (num_pages, num_heads, 2, page_size * width // 2)
-    keys, values = kv_pages.view(shape).unbind(2)
+    num_pages, num_heads, page_size, both = kv_pages.shape
+    width = both // 2
+    keys, values = kv_pages.view(num_pages, num_heads, 2, page_size * width).unbind(2)
     return KeysAndValues(
-        keys.unflatten(2, (page_size, width // 2)), values.unflatten(2, (width // 2, page_size))
+        keys.view(num_pages, num_heads, page_size, width),
+        values.view(num_pages, num_heads, width, page_size),
     )
 
 

@@ -218,7 +218,7 @@ def _choose(
             )
         if problem is not None:
             lacking["cutlass"] = problem
-        elif device.type == "cuda" and pays(sizes, device):
+        elif device.type == "cuda" and pays(sizes, device, fp8_pages=fp8_pages):
             offered = ("cutlass", *offered)
         else:
             offered = ("triton", "cutlass", "reference")

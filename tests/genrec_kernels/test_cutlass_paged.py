@@ -393,18 +393,38 @@ def test_a_kernel_that_was_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    ("change", "expected", "of_fp8"),
     [
-        ({}, True),
-        ({"max_new_rows": 64}, False),  # few candidates
-        ({"max_new_rows": 64, "same_bias": False}, True),
-        ({"max_new_rows": 16, "same_bias": False}, False),
-        ({"num_requests": 1, "num_rows": 100}, False),  # one request is cut into parts
-        ({"num_requests": 1, "num_rows": 100, "same_bias": False}, True),
+        ({}, True, True),
+        ({"max_new_rows": 64}, False, True),  # few candidates
+        ({"max_new_rows": 64, "same_bias": False}, True, True),
+        ({"max_new_rows": 16, "same_bias": False}, False, False),
+        ({"num_requests": 1, "num_rows": 100}, False, True),  # one request is cut into parts
+        ({"num_requests": 2, "num_rows": 200}, True, True),
+        ({"num_requests": 1, "num_rows": 100, "same_bias": False}, True, True),
     ],
 )
 def test_when_they_are_faster(
-    change: dict[str, Any], expected: bool, monkeypatch: pytest.MonkeyPatch
+    change: dict[str, Any], expected: bool, of_fp8: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paged_hstu_attention, "multiprocessors", lambda _: 132)
-    assert paged_hstu_attention.pays(replace(SIZES, **change), torch.device("cuda")) is expected
+    device = torch.device("cuda")
+    sizes = replace(SIZES, **change)
+    assert paged_hstu_attention.pays(sizes, device) is expected
+    assert paged_hstu_attention.pays(sizes, device, fp8_pages=True) is of_fp8
+
+
+@pytest.mark.parametrize(
+    ("requests", "rows", "keys", "splits"),
+    [(1, 384, 4096, 11), (2, 384, 4096, 5), (4, 384, 4096, 2), (8, 384, 4096, 1), (1, 100, 700, 2)],
+)
+def test_parts_run_at_once(
+    requests: int, rows: int, keys: int, splits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged_hstu_attention, "multiprocessors", lambda _: 132)
+    sizes = replace(
+        SIZES, num_requests=requests, num_rows=requests * rows, max_new_rows=rows, num_heads=4,
+        head_dim=256, max_keys=keys, has_bias=False,
+    )  # fmt: skip
+    variant = paged_variant_of("bf16", 256, bias=False, same_bias=False)
+    assert paged_hstu_attention._plan(variant, sizes, torch.device("cuda")).splits == splits

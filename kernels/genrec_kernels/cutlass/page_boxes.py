@@ -4,6 +4,9 @@ A box is what one TMA copy takes of a page: `page_keys` rows. Several fill a til
 that the table names, one below the other: the swizzle repeats every 8 rows. The tile's one barrier
 counts their bytes. Boxes past the last key may have no page; the last one that has comes again in
 their place, so that as many bytes come: nobody sees these rows, and their values are zeroed.
+
+One thread issues them all. The lanes of a warp cannot, each its own: a copy takes its operands from
+registers that a warp has once, so a copy by several lanes is compiled to a loop over them.
 """
 
 # mypy: ignore-errors
@@ -53,7 +56,8 @@ def find_boxes(
     """The page of this lane's box, and its place there.
 
     The first lanes have the boxes of the tile before that of `step`, as its values come after the
-    keys of the step; the next lanes those of the step, then of the step after it, and so on.
+    keys of the step; the next lanes those of the step, then of the step after it, and so on. They
+    do for `steps_ahead` steps, with `next_boxes` between them.
     """
     lane = cute.arch.lane_idx()
     boxes = boxes_of_tile(variant)
@@ -63,21 +67,30 @@ def find_boxes(
 
 
 @cute.jit
-def copy_boxes(variant: cutlass.Constexpr, view, pages, places, number, head, stage):
+def next_boxes(variant: cutlass.Constexpr, pages, places):
+    """What `find_boxes` found, a step later: the lanes of a tile are always the same."""
+    lane = cute.arch.lane_idx() + boxes_of_tile(variant)
+    return cute.arch.shuffle_sync(pages, lane), cute.arch.shuffle_sync(places, lane)
+
+
+@cute.jit
+def copy_boxes(
+    variant: cutlass.Constexpr, view, pages, places, tile: cutlass.Constexpr, head, stage
+):
     """Fill a stage of a ring with a tile.
 
     Args:
         view: the TMA copy, and boxes in shared memory, by number in the tile and stage, and in
             pages, by place in the page, head and page.
-        pages, places: what `find_boxes` found.
-        number: of the tile among those.
+        pages, places: of the lanes' boxes, see `find_boxes`.
+        tile: 0 for the tile before that of the step, 1 for that of the step.
     """
     copy, target, source = view
     boxes = boxes_of_tile(variant)
-    # Unrolled, it would take more registers than the loading warp has at a width of 256.
-    for i in cutlass.range(boxes, unroll=1):
-        page = cute.arch.shuffle_sync(pages, number * boxes + i)
-        place = cute.arch.shuffle_sync(places, number * boxes + i)
+    # Unrolled: a loop would wait for the shuffles of one box after those of another.
+    for i in cutlass.range_constexpr(boxes):
+        page = cute.arch.shuffle_sync(pages, tile * boxes + i)
+        place = cute.arch.shuffle_sync(places, tile * boxes + i)
         cute.copy(
             copy,
             source[None, place, head, page],

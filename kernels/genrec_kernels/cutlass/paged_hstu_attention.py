@@ -28,7 +28,7 @@ from genrec_kernels.cutlass.variants import (
 from genrec_kernels.paged_bias import matrix_bytes
 from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.relative_bias import RelativeBias
-from genrec_kernels.triton.paged_plan import MOST_SPLITS, choose_splits
+from genrec_kernels.triton.paged_plan import MOST_SPLITS, SHORTEST_SPLIT
 
 #: Most memory that a layer's bias matrix may take: 8,192 rows on 20,480 keys.
 MOST_BIAS_BYTES = 640 * 2**20
@@ -73,18 +73,20 @@ def unsupported(sizes: PagedSizes, *, fp8_pages: bool = False) -> str | None:
     return None
 
 
-def pays(sizes: PagedSizes, device: torch.device) -> bool:
+def pays(sizes: PagedSizes, device: torch.device, *, fp8_pages: bool = False) -> bool:
     """Whether a call of these sizes is faster than in Triton, as measured on an H200.
 
-    Triton's smaller tiles are better for few rows, and where few rows in all have to be split:
-    what adds the parts up is started later here than Triton can start it. But Triton finds the
-    bias of rows that each have their own once for every head.
+    Triton's smaller tiles are better for few rows, and where few rows in all have to be split into
+    many parts. But Triton finds the bias of rows that each have their own once for every head, and
+    has to make numbers of 16 bits of float8 pages.
     """
     if sizes.max_new_rows <= _FEW_ROWS[sizes.own_bias]:
-        return False
+        return fp8_pages and not sizes.own_bias
+    if sizes.own_bias or fp8_pages:
+        return True
     variant = _variant_of(sizes)
     blocks = sizes.tiles(variant.rows) * sizes.num_heads
-    return sizes.own_bias or 4 * blocks > multiprocessors(device) * variant.resident
+    return 8 * blocks > multiprocessors(device) * variant.resident
 
 
 def _variant_of(sizes: PagedSizes, *, fp8_pages: bool = False) -> AttentionVariant:
@@ -113,8 +115,9 @@ class _Plan(NamedTuple):
 def _plan(variant: AttentionVariant, sizes: PagedSizes, device: torch.device) -> _Plan:
     parts = sizes.tiles(variant.rows) * sizes.num_heads
     slots = multiprocessors(device) * variant.resident
-    # Writing and adding parts costs more than multiprocessors that idle, if at most half do.
-    splits = 1 if 2 * parts > slots else choose_splits(parts, slots, sizes.max_keys)
+    # As many as run at once: to write and add parts costs more than multiprocessors that idle.
+    most = max(1, min(MOST_SPLITS, sizes.max_keys // SHORTEST_SPLIT))
+    splits = min(most, max(1, slots // max(parts, 1)))
     group = min(sizes.num_requests, MOST_SEQUENCES)
     if sizes.max_new_rows > variant.rows:
         # A request's keys are read again for other rows: from the L2 cache, if they are there.

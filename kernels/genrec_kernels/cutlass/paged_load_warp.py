@@ -11,7 +11,13 @@ from genrec_kernels.cutlass.block_sizes import WARP
 from genrec_kernels.cutlass.key_parts import tiles_of_part
 from genrec_kernels.cutlass.key_tiles import limits_of_rows
 from genrec_kernels.cutlass.load_warp import tma_views
-from genrec_kernels.cutlass.page_boxes import box_views, copy_boxes, find_boxes, steps_ahead
+from genrec_kernels.cutlass.page_boxes import (
+    box_views,
+    copy_boxes,
+    find_boxes,
+    next_boxes,
+    steps_ahead,
+)
 from genrec_kernels.cutlass.work import find_tile, tiles_of_lane
 
 
@@ -93,22 +99,22 @@ def load_paged_tiles(variant: cutlass.Constexpr, loads, shared, tensors, scalars
                 pages, places = Int32(0), Int32(0)
                 for step in cutlass.range(end - begin, unroll=1):
                     tile = end - 1 - step
-                    number = step % ahead
-                    if number == 0:
+                    if step % ahead == 0:
                         pages, places = find_boxes(
                             *(variant, table, request, step, begin, end, num_keys, boxes_per_page)
                         )
+                    else:
+                        pages, places = next_boxes(variant, pages, places)
                     place = k_put.acquire_and_advance()
-                    copy_boxes(variant, k_boxes, pages, places, number + 1, head, place)
+                    copy_boxes(variant, k_boxes, pages, places, 1, head, place)
                     if const_expr(variant.same_bias):
                         _load_bias(bias_copy, tensors.bias, shared.bias, request, tile, place, keys)
                     if step > 0:
                         place = v_put.acquire_and_advance()
-                        copy_boxes(variant, v_boxes, pages, places, number, head, place)
+                        copy_boxes(variant, v_boxes, pages, places, 0, head, place)
                 if begin < end:
-                    number = (end - begin - 1) % ahead
                     place = v_put.acquire_and_advance()
-                    copy_boxes(variant, v_boxes, pages, places, number + 1, head, place)
+                    copy_boxes(variant, v_boxes, pages, places, 1, head, place)
             else:
                 # Numbers of pages, one a lane, are loaded for as many tiles as a warp has lanes.
                 pages = Int32(0)

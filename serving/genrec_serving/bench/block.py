@@ -154,6 +154,7 @@ def error_of(case: BlockCase, device: torch.device, dtype: torch.dtype) -> float
     block, exact = Block(case, device, dtype), Block(case, device, dtype)
     exact.layers.float()
     for layer in exact.layers:
+        assert isinstance(layer, HSTULayer)
         layer.narrow_weights = None
     exact.x = exact.x.float()
     every = torch.arange(len(block.times), device=device)
