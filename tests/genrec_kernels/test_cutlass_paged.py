@@ -33,6 +33,8 @@ from genrec_kernels.cutlass.variants import (
 from genrec_kernels.fp8_pages import FP8, narrow
 from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.ptx_emulator import Kernel
+from genrec_kernels.ptx_emulator.kernel import Deadlock
+from genrec_kernels.ptx_emulator.memory import MemoryFault
 from genrec_kernels.ptx_emulator.program import PtxError
 from genrec_kernels.reference.paged_bias import paged_bias
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
@@ -265,6 +267,22 @@ def test_small_pages_in_any_order(seed: int) -> None:
     assert_right(run(kernel, [(520, 70), (70, 1)], page=32, blocks=1 + seed, seed=seed))
 
 
+@pytest.mark.parametrize("expected", [True, False], ids=["copied twice", "not expected"])
+@pytest.mark.parametrize("which", range(3))
+def test_a_box_too_many_is_seen(which: int, expected: bool) -> None:
+    """Of the emulator: of the copies, and of the bytes that a slot waits for, one is changed."""
+    kernel = built(page=SMALL_PAGE_KEYS)
+    pattern = (
+        r"cp\.async\.bulk\.tensor\.4d[^;]*;" if expected else r"mbarrier\.arrive\.expect_tx[^;]*;"
+    )
+    place = list(re.finditer(pattern, kernel.ptx))[which]
+    line = place.group()
+    change = line + line if expected else line.replace(".expect_tx", "").rpartition(",")[0] + ";"
+    ptx = kernel.ptx[: place.start()] + change + kernel.ptx[place.end() :]
+    with pytest.raises((PtxError, MemoryFault, Deadlock, AssertionError)):
+        assert_right(run(replace(kernel, ptx=ptx), [(200, 40)], page=16, heads=1))
+
+
 @pytest.mark.parametrize("page", [16, 48, 64])
 @pytest.mark.parametrize("cached", [1, 16, 33, 81, 470])
 def test_no_page_number_is_read_past_a_history(cached: int, page: int) -> None:
@@ -299,13 +317,14 @@ def test_a_missing_wait_is_seen(wait: str) -> None:
 @pytest.mark.parametrize("bias", ["none", "own", "same"])
 @pytest.mark.parametrize("width", [64, 128, 256])
 @pytest.mark.parametrize("page", [64, SMALL_PAGE_KEYS])
-def test_machine_code(page: int, width: int, bias: Bias, tmp_path: Path) -> None:
+@pytest.mark.parametrize("element", ["bf16", "fp16"])
+def test_machine_code(element: Element, page: int, width: int, bias: Bias, tmp_path: Path) -> None:
     triton = pytest.importorskip("triton", reason="its wheel brings nvdisasm")
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
     if not tool.exists():
         pytest.skip("this Triton has no nvdisasm")
     cubin = tmp_path / "kernel.cubin"
-    cubin.write_bytes(built(width, bias, page=page).cubin)
+    cubin.write_bytes(built(width, bias, element, page).cubin)
     sass = subprocess.run([tool, "-c", cubin], check=True, capture_output=True, text=True).stdout
     products = len(re.findall(r"\bHGMMA\b", sass))
     assert products, "no WGMMA: the tensor cores are not used as they should be"

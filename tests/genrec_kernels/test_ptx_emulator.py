@@ -112,6 +112,63 @@ def test_a_barrier_in_memory_counts_phases() -> None:
         run(body.replace("[64], 64;", "[64], 65;"))
 
 
+COPY = "@!%p1 cp.async.bulk.shared::cta.global.mbarrier [%r3], [%rd2], 16, [64];"
+EXPECT = "@!%p1 mbarrier.arrive.expect_tx.shared.b64 %rd3, [64], 64;"
+COPIES_OF_FOUR_LANES = f"""
+        setp.ne.s32 %p1, %r1, 0;
+        @!%p1 mbarrier.init.shared.b64 [64], 1;
+        bar.sync 0;
+        {EXPECT}
+        mul.lo.s32 %r2, %r1, 16;
+        add.s32 %r3, %r2, 1024;
+        mul.wide.s32 %rd4, %r1, 12;
+        add.s64 %rd2, %rd2, %rd4;  // 16 bytes a lane
+        setp.gt.s32 %p1, %r1, 3;
+        {COPY}
+    AGAIN:
+        mbarrier.try_wait.parity.shared.b64 %p2, [64], 0;
+        @!%p2 bra AGAIN;
+        """
+
+
+def test_lanes_copy_each_its_own() -> None:
+    """Four lanes negate 16 numbers by way of shared memory, each another four."""
+    back = """
+        setp.gt.s32 %p1, %r1, 15;
+        mul.lo.s32 %r2, %r1, 4;
+        mul.wide.s32 %rd4, %r1, 12;
+        sub.s64 %rd2, %rd2, %rd4;
+        @!%p1 ld.shared.b32 %r4, [%r2+1024];
+        @!%p1 neg.s32 %r4, %r4;
+        @!%p1 st.global.b32 [%rd2], %r4;
+        """
+    for seed in range(5):
+        out = np.arange(64, dtype=np.int32)
+        kernel(COPIES_OF_FOUR_LANES + back).launch([(out,), 7], blocks=1, seed=seed)
+        assert out.tolist() == [*range(0, -16, -1), *range(16, 64)]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ((COPY, COPY + COPY), MemoryFault),
+        ((COPY, ""), Deadlock),
+        ((EXPECT, EXPECT.replace("64;", "48;")), MemoryFault),
+        ((EXPECT, EXPECT.replace("64;", "80;")), Deadlock),
+        ((EXPECT, EXPECT.replace(".expect_tx", "").replace(", 64;", ";")), MemoryFault),
+        ((EXPECT, ""), Deadlock),
+    ],
+)
+def test_bytes_that_are_not_expected_are_seen(
+    change: tuple[str, str], error: type[Exception]
+) -> None:
+    body = COPIES_OF_FOUR_LANES.replace(*change)
+    assert body != COPIES_OF_FOUR_LANES
+    for seed in range(5):
+        with pytest.raises(error):
+            run(body, seed=seed)
+
+
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [

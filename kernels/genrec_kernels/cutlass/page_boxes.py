@@ -18,10 +18,20 @@ from cutlass import Int32
 from genrec_kernels.cutlass.block_sizes import WARP
 from genrec_kernels.cutlass.load_warp import tma_views
 
+SWIZZLE_BYTES = 128
+#: That fill a tile without a loop. Each takes 8 of the 63 registers that a warp has once; 16 (at a
+#: width of 256) needed nearly all others that the loading warp has, and spilled in fp16.
+MOST_COPIES = 8
+
 
 def boxes_of_tile(variant):
     """How many fill a tile."""
     return variant.keys // variant.page_keys
+
+
+def copies_of_box(variant):
+    """How many bring its columns: one brings as many as the swizzle is wide."""
+    return variant.width * variant.element_bytes // SWIZZLE_BYTES
 
 
 def steps_ahead(variant):
@@ -87,8 +97,9 @@ def copy_boxes(
     """
     copy, target, source = view
     boxes = boxes_of_tile(variant)
-    # Unrolled: a loop would wait for the shuffles of one box after those of another.
-    for i in cutlass.range_constexpr(boxes):
+    # In a loop each box waits for the shuffles and copies of the one before it.
+    unroll = boxes if boxes * copies_of_box(variant) <= MOST_COPIES else 1
+    for i in cutlass.range(boxes, unroll=unroll):
         page = cute.arch.shuffle_sync(pages, tile * boxes + i)
         place = cute.arch.shuffle_sync(places, tile * boxes + i)
         cute.copy(

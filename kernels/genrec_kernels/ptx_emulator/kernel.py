@@ -46,7 +46,8 @@ class Kernel:
         Raises:
             Deadlock: no warp can go on.
             PtxError: an instruction that the emulator does not know.
-            MemoryFault: an address outside of the arguments.
+            MemoryFault: an address outside of the arguments; more or fewer bytes at a barrier than
+                it expects.
         """
         memory = GlobalMemory()
         parameters: list[bytes | TensorMap] = []
@@ -55,11 +56,8 @@ class Kernel:
         order = random.Random(seed)
         machine = Machine(self.program, parameters, memory, blocks, order)
         per_block = self.program.block_threads // LANES
-        warps = [
-            Warp(machine, block, warp)
-            for block in (Block(i) for i in range(blocks))
-            for warp in range(per_block)
-        ]
+        grid = [Block(i) for i in range(blocks)]
+        warps = [Warp(machine, block, warp) for block in grid for warp in range(per_block)]
         while warps:
             order.shuffle(warps)
             moved = False
@@ -74,6 +72,10 @@ class Kernel:
             elif not moved and warps:
                 stuck = sorted({(w.block.index, w.index) for w in warps})
                 raise Deadlock(f"warps (block, warp) that wait for ever: {stuck}")
+        for copy in machine.copies:  # that nobody waited for
+            copy()
+        for block in grid:
+            block.shared.end()
 
 
 def _as_parameter(argument: Argument, size: int, memory: GlobalMemory) -> bytes | TensorMap:

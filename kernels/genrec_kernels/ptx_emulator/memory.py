@@ -61,8 +61,10 @@ class Barrier:
         self.bytes_due += count
 
     def bytes_came(self, count: int) -> None:
-        """A copy is done."""
+        """A copy is done. Bytes may come before the last to arrive says how many, not after."""
         self.bytes_due -= count
+        if self.pending == 0 and self.bytes_due < 0:
+            raise MemoryFault("more bytes at a barrier than it expects")
         self._end_phase()
 
     def _end_phase(self) -> None:
@@ -87,6 +89,12 @@ class SharedMemory:
         if address not in self._barriers:
             raise MemoryFault(f"no barrier at {address}")
         return self._barriers[address]
+
+    def end(self) -> None:
+        """When the block ends: what was expected has come, and nothing else."""
+        for address, barrier in self._barriers.items():
+            if barrier.bytes_due:
+                raise MemoryFault(f"{barrier.bytes_due} bytes still due at barrier {address}")
 
     def at(self, address: int, size: int) -> Bytes:
         """`size` bytes from an address, as a view."""
