@@ -78,7 +78,7 @@ def paged_hstu_attention(
             `fp8_pages`); None for other pages.
         qk_scale: with float8 pages, what products of their queries and keys may be times: queries,
             divided by it over the scale of the head's keys, and weights are then rounded to
-            float8, too, where CUTLASS runs, which does not take such pages without.
+            float8, too, by CUTLASS, which does not take such pages without, and by the reference.
         max_new_rows: an upper bound of the new rows of one request, if known: a smaller grid.
         max_keys: an upper bound of `key_limits`, if known: better splits, and less memory for a
             bias. Neither changes what is computed as long as they are bounds.
@@ -151,10 +151,14 @@ def _paged_hstu_attention(
     )
     chosen = _choose(sizes, q.device, kv_pages, qk_scale, forced=backend)
     if chosen == "reference" or q.shape[0] == 0 or row_offsets.shape[0] < 2:
+        q_scales = None
+        if kv_scales is not None and qk_scale is not None:
+            q_scales = qk_scale / kv_scales[0]
         whole = reference.paged_hstu_attention(
             q, k, v, kv_pages=kv_pages, timestamp_pages=timestamp_pages, page_table=page_table,
             row_offsets=row_offsets, key_limits=key_limits, timestamps=timestamps, alpha=alpha,
             norm_length=norm_length, bias=bias, kv_scales=kv_scales,
+            q_scales=q_scales,
         )  # fmt: skip
         return whole[None] if in_parts else whole
     if chosen == "cutlass":

@@ -11,6 +11,7 @@ import torch
 from genrec_kernels.fp8_layout import LARGEST
 from genrec_kernels.fp8_pages import FP8, narrow, pages_of
 from genrec_kernels.page_write import page_write
+from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_serving.engines.interface import RankCall, RecommendCall, ScoringEngine
 from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.vllm_plugin.fp8_pages import page_scales
@@ -67,6 +68,26 @@ def test_pages_of_another_layout_are_refused(pages: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="multiple of 16 rows, those of a head without a gap"):
         page_write(k, k, torch.zeros(1, dtype=torch.int64), kv_pages=pages,
                    kv_scales=torch.ones(2, 3))  # fmt: skip
+
+
+def test_the_twin_rounds_queries_and_weights_as_the_tensor_cores_do() -> None:
+    torch.manual_seed(0)
+    pages = torch.zeros(1, 2, 16, 16).to(FP8)
+    k, v = torch.randn(2, 16, 2, 8).unbind()
+    scales = torch.full((2, 2), 4 / LARGEST)
+    page_write(k, v, torch.arange(16), kv_pages=pages, kv_scales=scales)
+    q, own_k, own_v = torch.randn(3, 5, 2, 8).unbind()
+    options = {
+        "kv_pages": pages, "kv_scales": scales, "alpha": 0.3, "norm_length": 16,
+        "timestamp_pages": torch.zeros(1, 16, dtype=torch.int64),
+        "page_table": torch.zeros(1, 1, dtype=torch.int32),
+        "row_offsets": torch.tensor([0, 5]), "key_limits": torch.full((5,), 16),
+        "timestamps": torch.zeros(5, dtype=torch.int64),
+    }  # fmt: skip
+    exact = paged_hstu_attention(q, own_k, own_v, **options)
+    rounded = paged_hstu_attention(q, own_k, own_v, **options, qk_scale=(4 / LARGEST) ** 2)
+    error = float((rounded - exact).norm() / exact.norm())
+    assert 1e-3 < error < 0.06
 
 
 def test_scales_are_of_the_model_and_leave_room(served_artifact) -> None:
