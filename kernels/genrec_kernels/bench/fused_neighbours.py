@@ -1,4 +1,4 @@
-"""Page write, projection with SiLU, norm and gate, top-k: checked and timed in one run.
+"""Page write, linear layers (of eight bits too), norm and gate, top-k: checked and timed in a run.
 
 python -m genrec_kernels.bench.fused_neighbours --commit $(git rev-parse --short HEAD)
 """
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genrec_kernels.bench.paged_measure import Recorder, copy_bandwidth, relative_error, time_graph
 from genrec_kernels.bench.records import RECORDS
+from genrec_kernels.fp8_linear import linear_add_fp8, linear_silu_fp8, narrow_rows
 from genrec_kernels.fused_linear import linear_add, linear_silu
 from genrec_kernels.fused_norm_gate import layer_norm, norm_gate
 from genrec_kernels.page_write import page_write
@@ -129,6 +130,38 @@ def measure_linear(rows: int, width: int, recorder: Recorder, *, adds: bool) -> 
         )  # fmt: skip
 
 
+def measure_linear_fp8(rows: int, width: int, recorder: Recorder, *, adds: bool) -> None:
+    """The same of rows and weights in eight bits, against Triton's in 16."""
+    columns = width if adds else 4 * width
+    wide, wide_weight = (torch.randn(n, width, device="cuda") for n in (rows, columns))
+    wide_weight /= width**0.5
+    x, weight = narrow_rows(wide), narrow_rows(wide_weight)
+    x16, weight16 = wide.to(DTYPE), wide_weight.to(DTYPE)
+    bias = torch.randn(columns, device="cuda").to(DTYPE)
+    residual = torch.randn(rows, columns, device="cuda").to(DTYPE)
+
+    def in_eight_bits() -> Tensor:
+        if adds:
+            return linear_add_fp8(x, weight, bias, residual, backend="triton")
+        return linear_silu_fp8(x, weight, bias, backend="triton")
+
+    def in_sixteen() -> Tensor:
+        if adds:
+            return linear_add(x16, weight16, bias, residual, backend="triton")
+        return linear_silu(x16, weight16, bias, backend="triton")
+
+    some = slice(0, 4096)
+    exact = F.linear(wide[some].double(), wide_weight.double(), bias.double())
+    exact = residual[some].double() + exact if adds else F.silu(exact)
+    recorder.add(
+        f"linear-{'add' if adds else 'silu'}-fp8-{rows}x{width}", time_graph([in_eight_bits]),
+        backend="triton", dtype=x.numbers.dtype, work=2 * rows * width * columns, unit="TFLOP/s",
+        reference="triton bfloat16", reference_ms=time_graph([in_sixteen]).p50,
+        error=relative_error(in_eight_bits()[some], exact),
+        note="error: of numbers before they are rounded",
+    )  # fmt: skip
+
+
 def measure_layer_norm(rows: int, width: int, recorder: Recorder, copy_tbps: float) -> None:
     """The norm at a layer's head, against PyTorch's."""
     x = torch.randn(rows, width, device="cuda").to(DTYPE)
@@ -194,6 +227,11 @@ def measurements(recorder: Recorder) -> dict[str, list[Callable[[], None]]]:
             partial(measure_linear, *shape, recorder, adds=False) for shape in products
         ],
         "linear-add": [partial(measure_linear, *shape, recorder, adds=True) for shape in products],
+        "linear-fp8": [
+            partial(measure_linear_fp8, *shape, recorder, adds=adds)
+            for shape in products
+            for adds in (False, True)
+        ],
         "layer-norm": [
             partial(measure_layer_norm, *shape, recorder, copy_tbps)
             for shape in ((384, 1024), (8192, 512), (65_536, 1024))
