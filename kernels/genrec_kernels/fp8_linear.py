@@ -9,8 +9,6 @@ Letters in shapes: R rows, K width, N columns, P parts of which a row is the sum
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -18,36 +16,12 @@ from genrec_kernels import reference
 from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend
-from genrec_kernels.fp8_layout import LARGEST
-from genrec_kernels.fp8_pages import FP8, LACKS_FP8, knows_fp8
+from genrec_kernels.fp8_pages import LACKS_FP8, knows_fp8
+from genrec_kernels.narrow_rows import NarrowRows, narrow_rows
 from genrec_kernels.reference.norm_gate import norm_gate_of_parts
 
-#: Least scale, of a row of zeros.
-LEAST_SCALE = 1e-12
 #: Numbers of a row come in units of so many: the copy engine wants 16 bytes.
 _UNIT = 16
-
-
-class NarrowRows(NamedTuple):
-    """Rows in eight bits.
-
-    numbers: float8_e4m3fn [R, K], contiguous.
-    scales: float32 [R], what a row's numbers are times.
-    """
-
-    numbers: Tensor
-    scales: Tensor
-
-    def wide(self) -> Tensor:
-        """float32 [R, K]."""
-        return self.numbers.float() * self.scales[:, None]
-
-
-def narrow_rows(x: Tensor) -> NarrowRows:
-    """Rows [R, K], of a weight for example, so that the greatest number of each just fits."""
-    scales = (x.float().abs().amax(dim=1) / LARGEST).clamp(min=LEAST_SCALE)
-    numbers = (x.float() / scales[:, None]).clamp(-LARGEST, LARGEST).to(FP8)
-    return NarrowRows(numbers, scales)
 
 
 def layer_norm_fp8(

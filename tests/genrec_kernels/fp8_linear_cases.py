@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genrec_kernels.fp8_linear import (
-    NarrowRows,
     layer_norm_fp8,
     linear_add_fp8,
     linear_silu_fp8,
-    narrow_rows,
     norm_gate_fp8,
 )
+from genrec_kernels.narrow_rows import NarrowRows, narrow_rows
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"

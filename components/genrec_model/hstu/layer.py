@@ -10,15 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec_kernels.fp8_linear import (
-    NarrowRows,
     layer_norm_fp8,
     linear_add_fp8,
     linear_silu_fp8,
-    narrow_rows,
     norm_gate_fp8,
 )
 from genrec_kernels.fused_linear import linear_add, linear_silu
 from genrec_kernels.fused_norm_gate import layer_norm, norm_gate, norm_gate_of_parts
+from genrec_kernels.narrow_rows import NarrowRows, narrow_rows
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 from genrec_model.hstu.config import HSTUConfig
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from genrec_kernels.bench.paged_measure import Recorder, copy_bandwidth, relative_error, time_graph
 from genrec_kernels.bench.records import RECORDS
-from genrec_kernels.fp8_linear import linear_add_fp8, linear_silu_fp8, narrow_rows
+from genrec_kernels.fp8_linear import linear_add_fp8, linear_silu_fp8
 from genrec_kernels.fused_linear import linear_add, linear_silu
 from genrec_kernels.fused_norm_gate import layer_norm, norm_gate
+from genrec_kernels.narrow_rows import narrow_rows
 from genrec_kernels.page_write import page_write
 from genrec_kernels.top_k import groups_pay, top_k
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from genrec_kernels.dispatch import interpreting
 from genrec_kernels.fp8_layout import LARGEST, PERMUTED
 from genrec_kernels.fp8_pages import FP8, keys_and_values
+from genrec_kernels.triton.page_write import time_arguments
 
 #: Rows of a program that writes pages: a value's bytes of so many rows lie side by side.
 ROWS = 32
@@ -100,11 +101,7 @@ def page_write(
     num_rows, num_heads, head_dim = k.shape
     if num_rows == 0:
         return
-    if timestamps is None or timestamp_pages is None:
-        times, time_pages, time_strides = slots, slots, (0, 0)
-    else:
-        times, time_pages = timestamps, timestamp_pages
-        time_strides = (time_pages.stride(0), time_pages.stride(1))
+    times, time_pages, time_strides = time_arguments(slots, timestamps, timestamp_pages)
     keys, values = keys_and_values(kv_pages)
     block_dim = min(DIMENSIONS, triton.next_power_of_2(head_dim))
     _write[(triton.cdiv(num_rows, ROWS), num_heads, triton.cdiv(head_dim, block_dim))](

@@ -23,7 +23,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from genrec_kernels.dispatch import interpreting
-from genrec_kernels.fp8_linear import NarrowRows
+from genrec_kernels.narrow_rows import NarrowRows
 from genrec_kernels.triton.hstu_tile import dot, silu_of_half
 
 #: Row tiles that run side by side for each column tile: they share both through the L2 cache.

@@ -46,6 +46,15 @@ def _write(
         tl.store(page_times_ptr + page_X * times_page + place_X * times_row, time_X, mask=once_X)
 
 
+def time_arguments(
+    slots: Tensor, timestamps: Tensor | None, timestamp_pages: Tensor | None
+) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Times, their pages and the strides of these for a kernel; `slots` for none."""
+    if timestamps is None or timestamp_pages is None:
+        return slots, slots, (0, 0)
+    return timestamps, timestamp_pages, (timestamp_pages.stride(0), timestamp_pages.stride(1))
+
+
 def page_write(
     k: Tensor,
     v: Tensor,
@@ -62,11 +71,7 @@ def page_write(
     num_rows, num_heads, head_dim = k.shape
     if num_rows == 0:
         return
-    if timestamps is None or timestamp_pages is None:
-        times, time_pages, time_strides = slots, slots, (0, 0)
-    else:
-        times, time_pages = timestamps, timestamp_pages
-        time_strides = (time_pages.stride(0), time_pages.stride(1))
+    times, time_pages, time_strides = time_arguments(slots, timestamps, timestamp_pages)
     block_heads, block_dim = (triton.next_power_of_2(n) for n in (num_heads, head_dim))
     block_rows = max(1, ELEMENTS // (block_heads * block_dim))
     _write[(triton.cdiv(num_rows, block_rows),)](
