@@ -23,7 +23,6 @@ from torch import Tensor
 from genrec_cache.embedding_cache import CachedTable
 from genrec_cache.row_stream import PIECE_BYTES
 from genrec_cache.streams import Fence, sent_back
-from genrec_kernels.reference.top_k import leave_out
 from genrec_kernels.top_k import TopK, top_k
 from genrec_serving.vllm_plugin.streamed_catalogue import SearchCounts, StreamedCatalogue
 from genrec_serving.vllm_plugin.unit_codes import UnitCodes
@@ -31,17 +30,21 @@ from genrec_serving.vllm_plugin.unit_codes import UnitCodes
 #: Rows that are read for a group of users, and for each item that each of them wants.
 SPARE_ROWS = 512
 ROWS_PER_ITEM = 8
-# Of one matrix of scores, which bounds the users of a group; there are some five such matrices.
+# Of one matrix of scores, which bounds the users of a group; there are some four such matrices.
 _SCORE_BYTES = 64 << 20
 # Groups of one search: each reads all codes once.
 _MOST_GROUPS = 8
 
 
 class _Found(NamedTuple):
-    """The best of the rows that were read; wrong where `short` is not 0, once that is known."""
+    """The best of the rows that were read, and what the best other row promises, once known.
+
+    There is no better row where that is below 0. "Not at least 0" is not enough: a promise that is
+    NaN is not known to be below.
+    """
 
     best: TopK
-    short: Tensor
+    promise: Tensor
     known: Fence | None
 
 
@@ -76,6 +79,11 @@ class CompactCatalogue(StreamedCatalogue):
         super().__init__(table, piece_bytes=piece_bytes)
         self._spare_rows, self._rows_per_item = spare_rows, rows_per_item
         self._codes = UnitCodes(table.host, table.device)
+        # Made once: on a GPU a number in a call to `torch.where` is a kernel more.
+        with torch.inference_mode(False):
+            self._no_score = torch.tensor(-torch.inf, device=self.device)
+            self._least = torch.tensor(torch.finfo(torch.float32).min, device=self.device)
+            self._no_item = torch.tensor([-1], device=self.device)
 
     def search(self, users: Tensor, k: int, *, exclude: Tensor | None, allow: Tensor) -> TopK:
         """As the base class says."""
@@ -83,9 +91,9 @@ class CompactCatalogue(StreamedCatalogue):
         if exclude is not None and not exclude.shape[1]:
             exclude = None
         at_once = max(1, _SCORE_BYTES // (torch.float32.itemsize * self.num_rows))
-        groups = list(torch.split(users, at_once)) if len(users) else []
+        groups = [users] if len(users) <= at_once else list(torch.split(users, at_once))
         read = sum(self._room(len(group), k) for group in groups)
-        if not groups or len(groups) > _MOST_GROUPS or 2 * read > self.num_rows:
+        if not len(users) or len(groups) > _MOST_GROUPS or 2 * read > self.num_rows:
             return super().search(users, k, exclude=exclude, allow=allow)
         # Before the table: where it is swapped meanwhile, its rows are of another version.
         version = self._table.version
@@ -100,7 +108,7 @@ class CompactCatalogue(StreamedCatalogue):
         for part in parts:
             if part.known is not None:
                 part.known.wait()
-            short = short or bool(part.short)
+            short = short or not part.promise.item() < 0
         if short:
             self._count(SearchCounts(fallbacks=1, rows=read))
             return super().search(users, k, exclude=exclude, allow=allow)
@@ -129,36 +137,53 @@ class CompactCatalogue(StreamedCatalogue):
     ) -> _Found:
         """The best of the rows that promise most, and whether others may be among the best."""
         room = self._room(len(users), k)
+        kept = allow
+        if exclude is not None:
+            kept = _kept(exclude, allow)
+            if len(users) == 1:
+                exclude, allow = None, kept[0]
         lower_BV, upper_BV = self._codes.bounds(users)
-        lower_BV = leave_out(lower_BV, exclude, allow)
-        upper_BV = leave_out(upper_BV, exclude, allow)
         # As many rows as are wanted have at least this score; those that cannot reach it are behind
         # all of them, whatever the order of equal ones. Finite, where fewer are left.
-        least_B1 = lower_BV.topk(k, dim=1).values[:, -1:]
-        least_B1 = least_B1.clamp(min=torch.finfo(torch.float32).min)
-        promise_V = (upper_BV - least_B1).amax(dim=0)
+        least_Bk = torch.where(kept, lower_BV, self._least).topk(k, dim=1).values
+        promise_BV = torch.where(kept, upper_BV, self._no_score).sub_(least_Bk[:, -1:])
+        promise_V = promise_BV[0] if len(users) == 1 else promise_BV.amax(dim=0)
         ahead = promise_V.topk(room + 1)
-        # Not "at least 0": a promise that is NaN is not known to be below.
-        short = sent_back(~(ahead.values[room:] < 0))
+        promise = sent_back(ahead.values[room:])
         cuda = self.device.type == "cuda"
         known = Fence(torch.cuda.current_stream(self.device)) if cuda else None
         # In the order of the table, which is that of equal scores.
         items_R = ahead.indices[:room].sort().values
         rows_RW, seen = self._table.gather_versioned(items_R, counted=False)
         if seen != version:
-            short = torch.ones(1, dtype=torch.bool)
+            promise = torch.zeros(1)
+        # Its last entry is what an index of -1 finds.
+        named = torch.cat([items_R, self._no_item])
         best = top_k(
             users,
             F.normalize(rows_RW, dim=-1),
             k,
-            exclude=None if exclude is None else _places(exclude, items_R),
-            allow=allow[items_R],
+            exclude=None if exclude is None else _places(exclude, items_R, named),
+            allow=allow.index_select(0, items_R),
         )
-        items = torch.where(best.items < 0, -1, items_R[best.items.clamp(min=0)])
-        return _Found(TopK(items, best.scores), short, known)
+        return _Found(TopK(named[best.items], best.scores), promise, known)
 
 
-def _places(exclude: Tensor, items: Tensor) -> Tensor:
-    """Where entries [B, E] are in ascending items [R]; -1 where they are not, or are none."""
-    places = torch.searchsorted(items, exclude).clamp(max=len(items) - 1)
-    return torch.where(items[places] == exclude, places, -1)
+def _kept(exclude: Tensor, allow: Tensor) -> Tensor:
+    """Bool [B, V]: rows that are allowed [V], but for entries [B, E]."""
+    rows = len(allow)
+    # Entries that are none point at a column of their own.
+    kept = allow.new_empty(len(exclude), rows + 1)
+    kept[:, :rows] = allow
+    kept.scatter_(1, exclude.masked_fill(exclude < 0, rows), False)
+    return kept[:, :rows]
+
+
+def _places(exclude: Tensor, items: Tensor, named: Tensor) -> Tensor:
+    """Where entries [B, E] are in ascending items [R]; -1 where they are not, or are none.
+
+    Args:
+        named: the items, and -1.
+    """
+    places = torch.searchsorted(items, exclude)
+    return places.masked_fill_(named[places] != exclude, -1)

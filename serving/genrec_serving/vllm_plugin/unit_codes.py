@@ -63,6 +63,8 @@ class UnitCodes:
         if host.dtype not in DTYPES:
             raise ValueError(f"scores of {host.dtype} have no bounds here")
         self.host = host
+        # Where the exact search rounds a score to the table's type. A power of two.
+        self._rounding = max(torch.finfo(host.dtype).eps, _NOTHING)
         rows, width = host.num_rows, host.width
         row_bytes = max(1, host.stored.values[:1].nbytes)
         at_once = max(1, _MADE_CODES // max(1, width))
@@ -71,6 +73,8 @@ class UnitCodes:
             self._codes = torch.empty((rows, width), dtype=torch.int8, device=device)
             self._scales = torch.empty(rows, device=device)
             self._slack = torch.empty(rows, device=device)
+            # A view: widened, it stays transposed.
+            self._codes_WV = self._codes.T
             for first, piece in stream_rows(host, device, piece_bytes=at_once * row_bytes):
                 self._fill(first, F.normalize(piece, dim=-1).float())
 
@@ -94,14 +98,14 @@ class UnitCodes:
             users: [B, W] of the table's type.
         """
         scores_BV = self._products(users).mul_(self._scales)
-        length_B1 = users.float().norm(dim=1, keepdim=True)
+        length_B1 = torch.linalg.vector_norm(users, dim=1, keepdim=True, dtype=torch.float32)
         factors = 0.0 if _narrow(users) else _FACTORS[torch.get_float32_matmul_precision()]
         slack_V = self._slack + 2.0 * factors if factors else self._slack
-        off_BV = length_B1 * slack_V
-        # Where the exact search rounds a score to the table's type.
-        share = max(torch.finfo(users.dtype).eps, _NOTHING)
-        off_BV = off_BV.add_(scores_BV.abs(), alpha=share)
-        return Bounds(lower=scores_BV - off_BV, upper=scores_BV + off_BV)
+        # Counted in shares, which a power of two may be without rounding: fewer kernels.
+        share = self._rounding
+        shares_BV = scores_BV.abs().addcmul_(length_B1, slack_V, value=1.0 / share)
+        lower_BV = torch.sub(scores_BV, shares_BV, alpha=share)
+        return Bounds(lower=lower_BV, upper=scores_BV.add_(shares_BV, alpha=share))
 
     def _fill(self, first: int, vectors: Tensor) -> None:
         """Codes of unit vectors [N, W] in float32, from a row on."""
@@ -122,15 +126,17 @@ class UnitCodes:
     def _products(self, users: Tensor) -> Tensor:
         """Users times codes, float32 [B, V]; widening the codes to any type is exact."""
         at_once = max(1, _PIECE_CODES // max(1, self._codes.shape[1]))
-        pieces = torch.split(self._codes, at_once)
-        if _narrow(users):
-            parts = [
-                torch.mm(users, piece.to(users.dtype).T, out_dtype=torch.float32)
-                for piece in pieces
-            ]
-        else:
-            parts = [users.float() @ piece.float().T for piece in pieces]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if len(self._codes) <= at_once:
+            return _product(users, self._codes_WV)
+        pieces = torch.split(self._codes_WV, at_once, dim=1)
+        return torch.cat([_product(users, piece) for piece in pieces], dim=1)
+
+
+def _product(users: Tensor, codes: Tensor) -> Tensor:
+    """Users times codes [W, N], float32 [B, N]."""
+    if _narrow(users):
+        return torch.mm(users, codes.to(users.dtype), out_dtype=torch.float32)
+    return torch.mm(users.float(), codes.float())
 
 
 def _narrow(users: Tensor) -> bool:
