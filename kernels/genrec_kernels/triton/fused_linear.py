@@ -1,10 +1,8 @@
 """A matrix product whose epilogue adds the bias, then applies SiLU or adds a residual, in Triton.
 
-Operands may be float8 (e4m3), with a scale for each row of both.
-
 Without it the product's result is written, read, and written again. As many programs as the
 multiprocessors hold stay for the whole product, so that one tile's epilogue runs while the next
-one's first copies are under way.
+one's first copies are under way. Operands may be float8 (e4m3), with a scale for each row of both.
 
 Letters in shapes: R rows, N columns, K width of a step.
 """
