@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 #: Places that a sequence's values begin at a multiple of; a tile's keys divide it.
@@ -30,6 +31,8 @@ KEY_OF_PLACE = tuple(
 PLACE_OF_KEY = tuple(KEY_OF_PLACE.index(key) for key in range(PERMUTED))
 #: The greatest number in e4m3.
 LARGEST = 448.0
+#: Least scale, of a head or a row of zeros.
+LEAST_SCALE = 1e-12
 #: The greatest that attention takes of queries and keys, by width of a head: it sums products in
 #: half precision, whose greatest number is 65504, and so many of these do not reach it.
 LARGEST_FACTOR = {64: 30.0, 128: 22.0, 256: 15.0}
@@ -80,3 +83,14 @@ def first_value_of(start: Count, sequence: Count) -> Count:
     It needs no sum over the sequences before: each takes at most one unit more than its rows.
     """
     return (start // PLACES + sequence) * PLACES
+
+
+def places_of(keys: Tensor) -> Tensor:
+    """The places of a sequence's, or a page's, keys from its first: int64 to int64 of one shape."""
+    within = torch.tensor(PLACE_OF_KEY, device=keys.device)
+    return keys // PERMUTED * PERMUTED + within[keys % PERMUTED]
+
+
+def round_to_fp8(x: Tensor, largest: float = LARGEST) -> Tensor:
+    """float8_e4m3fn of any shape: to nearest, ties to even; what is beyond the largest is cut."""
+    return x.clamp(-largest, largest).to(torch.float8_e4m3fn)

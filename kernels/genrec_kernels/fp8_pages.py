@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_kernels.fp8_layout import LARGEST, PERMUTED, PLACE_OF_KEY
+from genrec_kernels.fp8_layout import PERMUTED, places_of, round_to_fp8
 
 FP8 = torch.float8_e4m3fn
 #: The first GPUs that know the type.
@@ -45,12 +45,6 @@ def keys_and_values(kv_pages: Tensor) -> KeysAndValues:
         keys.view(num_pages, num_heads, page_size, width),
         values.view(num_pages, num_heads, width, page_size),
     )
-
-
-def places_of(rows: Tensor) -> Tensor:
-    """Places of the values of rows of a page, int64 to int64 of one shape."""
-    within = torch.tensor(PLACE_OF_KEY, device=rows.device)
-    return rows // PERMUTED * PERMUTED + within[rows % PERMUTED]
 
 
 def check_scales(kv_pages: Tensor, kv_scales: Tensor | None) -> None:
@@ -87,7 +81,7 @@ def knows_fp8(device: torch.device) -> bool:
 
 def narrow(x: Tensor, scales: Tensor) -> Tensor:
     """Float [R, H, D] to float8 [R, H, D]; `scales` is float [H]. What is too large is cut."""
-    return (x.float() * (1 / scales)[:, None]).clamp(-LARGEST, LARGEST).to(FP8)
+    return round_to_fp8(x.float() * (1 / scales)[:, None])
 
 
 def pages_of(kv_pages: Tensor, pages: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Tensor:

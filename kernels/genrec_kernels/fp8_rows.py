@@ -11,12 +11,10 @@ from torch import Tensor
 from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend, interpreting
-from genrec_kernels.fp8_layout import LARGEST, Fp8Rows, Fp8Scales, largest_factor
+from genrec_kernels.fp8_layout import LARGEST, LEAST_SCALE, Fp8Rows, Fp8Scales, largest_factor
 from genrec_kernels.jagged import JaggedRows, offsets_of
 from genrec_kernels.reference.fp8_rows import to_fp8 as to_fp8_reference
 
-#: A head of zeros gets this scale.
-_LEAST = 1e-12
 #: Of alpha and both scales: half of it is a normal number in half precision.
 _LEAST_PRODUCT = 2.0**-12
 
@@ -38,7 +36,7 @@ def head_scales(q: Tensor, k: Tensor, v: Tensor, *, alpha: float | None = None) 
     factor = largest_factor(q.shape[2])
     q_scale, k_scale, v_scale = (
         (torch.linalg.vector_norm(x, torch.inf, dim=(0, 2), dtype=torch.float32) / most).clamp(
-            min=_LEAST
+            min=LEAST_SCALE
         )
         for x, most in ((q, factor), (k, factor), (v, LARGEST))
     )

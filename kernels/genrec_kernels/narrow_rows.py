@@ -7,13 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from genrec_kernels.fp8_layout import LARGEST
-
-#: Least scale, of a row of zeros.
-LEAST_SCALE = 1e-12
+from genrec_kernels.fp8_layout import LARGEST, LEAST_SCALE, round_to_fp8
 
 
 class NarrowRows(NamedTuple):
@@ -34,5 +30,4 @@ class NarrowRows(NamedTuple):
 def narrow_rows(x: Tensor) -> NarrowRows:
     """Rows [R, K], of a weight for example, so that the greatest number of each just fits."""
     scales = (x.float().abs().amax(dim=1) / LARGEST).clamp(min=LEAST_SCALE)
-    numbers = (x.float() / scales[:, None]).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
-    return NarrowRows(numbers, scales)
+    return NarrowRows(round_to_fp8(x.float() / scales[:, None]), scales)

@@ -17,8 +17,8 @@ from cutlass import Int32
 
 from genrec_kernels.cutlass.block_sizes import WARP
 from genrec_kernels.cutlass.load_warp import tma_views
+from genrec_kernels.cutlass.parameters import SWIZZLE_BYTES
 
-SWIZZLE_BYTES = 128
 #: That fill a tile without a loop. Each takes 8 of the 63 registers that a warp has once; 16 (at a
 #: width of 256) needed nearly all others that the loading warp has, and spilled in fp16.
 MOST_COPIES = 8

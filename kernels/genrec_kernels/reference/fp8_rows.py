@@ -9,20 +9,15 @@ import torch
 from torch import Tensor
 
 from genrec_kernels.fp8_layout import (
-    KEY_OF_PLACE,
     LARGEST,
-    PERMUTED,
     Fp8Rows,
     Fp8Scales,
     first_value_of,
     largest_factor,
     places,
+    places_of,
+    round_to_fp8,
 )
-
-
-def round_to_fp8(x: Tensor, largest: float = LARGEST) -> Tensor:
-    """float8_e4m3fn of any shape: to nearest, ties to even; what is beyond the largest is cut."""
-    return x.clamp(-largest, largest).to(torch.float8_e4m3fn)
 
 
 def to_fp8(q: Tensor, k: Tensor, v: Tensor, *, offsets: Tensor, scales: Fp8Scales) -> Fp8Rows:
@@ -59,7 +54,4 @@ def _place_of_rows(num_rows: int, offsets: Tensor) -> Tensor:
     row_R = torch.arange(num_rows, device=offsets.device)
     sequence_R = torch.searchsorted(offsets[1:], row_R, right=True)
     start_R = offsets[sequence_R]
-    key_R = row_R - start_R
-    place_of_key = torch.tensor(KEY_OF_PLACE, device=offsets.device).argsort()
-    within_R = key_R // PERMUTED * PERMUTED + place_of_key[key_R % PERMUTED]
-    return first_value_of(start_R, sequence_R) + within_R
+    return first_value_of(start_R, sequence_R) + places_of(row_R - start_R)

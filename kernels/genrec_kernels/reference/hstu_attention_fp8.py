@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genrec_kernels.fp8_layout import WEIGHT_SCALE, Fp8Rows
+from genrec_kernels.fp8_layout import WEIGHT_SCALE, Fp8Rows, round_to_fp8
 from genrec_kernels.jagged import JaggedRows
-from genrec_kernels.reference.fp8_rows import round_to_fp8, values_of
+from genrec_kernels.reference.fp8_rows import values_of
 
 
 def hstu_attention_fp8(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_kernels.fp8_pages import keys_and_values, narrow, places_of
+from genrec_kernels.fp8_layout import places_of
+from genrec_kernels.fp8_pages import keys_and_values, narrow
 
 
 def page_write(

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genrec_kernels.fp8_layout import LARGEST, WEIGHT_SCALE
-from genrec_kernels.fp8_pages import FP8, narrow, pages_of
+from genrec_kernels.fp8_layout import WEIGHT_SCALE, round_to_fp8
+from genrec_kernels.fp8_pages import narrow, pages_of
 from genrec_kernels.relative_bias import RelativeBias
 
 
@@ -82,8 +82,7 @@ def paged_hstu_attention(
             own_TH = own_TH + bias.self_bias()
         weights_HTL = F.silu(scores_HTL)
         if q_scales is not None:
-            times = (weights_HTL * WEIGHT_SCALE).clamp(-LARGEST, LARGEST)
-            weights_HTL = times.to(FP8).to(q.dtype) / WEIGHT_SCALE
+            weights_HTL = round_to_fp8(weights_HTL * WEIGHT_SCALE).to(q.dtype) / WEIGHT_SCALE
         weights_HTL = weights_HTL * (key_L < limit_T[:, None]) / norm_length
         out[new] = torch.einsum("htl,hld->thd", weights_HTL, v_HLD)
         out[new] += (F.silu(own_TH) / norm_length)[..., None] * v[new]

@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from genrec_kernels.fp8_layout import LARGEST
-from genrec_kernels.narrow_rows import LEAST_SCALE, NarrowRows
+from genrec_kernels.fp8_layout import LARGEST, LEAST_SCALE
+from genrec_kernels.narrow_rows import NarrowRows
 
 #: Elements of a forward tile of several short rows; longer rows come alone.
 ELEMENTS = 2048

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_kernels.fp8_layout import LARGEST
+from genrec_kernels.fp8_layout import LARGEST, LEAST_SCALE
 from genrec_kernels.hstu_attention import hstu_attention
 from genrec_model.features.reserved import NUM_RESERVED, NUM_RESERVED_ACTIONS
 from genrec_model.features.rows import collate, history_rows
@@ -24,8 +24,6 @@ from genrec_model.hstu.layer import HSTULayer
 
 #: How much larger than any of the trial a number may be; beyond that it is cut.
 _MARGIN = 2.0
-#: A head of zeros gets this scale.
-_LEAST = 1e-12
 _TRIAL_USERS = 8
 _TRIAL_EVENTS = 256
 
@@ -69,7 +67,7 @@ def page_scales(hstu: HSTU) -> Mapping[HSTULayer, PageScales]:
     def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         largest = torch.stack([x.float().abs().amax(dim=(0, 2)) for x in (q, k, v)])
         # Far enough from the least float for products of two.
-        of_q, *of_kv = (largest * (_MARGIN / LARGEST)).clamp(min=_LEAST)
+        of_q, *of_kv = (largest * (_MARGIN / LARGEST)).clamp(min=LEAST_SCALE)
         scales[layer] = PageScales(torch.stack(of_kv), float((of_q * of_kv[0]).max()))
         return hstu_attention(
             q,
