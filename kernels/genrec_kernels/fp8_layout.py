@@ -34,8 +34,13 @@ LARGEST = 448.0
 #: Least scale, of a head or a row of zeros.
 LEAST_SCALE = 1e-12
 #: The greatest that attention takes of queries and keys, by width of a head: it sums products in
-#: half precision, whose greatest number is 65504, and so many of these do not reach it.
-LARGEST_FACTOR = {64: 30.0, 128: 22.0, 256: 15.0}
+#: half precision, whose greatest number is 65504, and so many of these do not reach it, nor with
+#: the greatest bias.
+LARGEST_FACTOR = {64: 28.0, 128: 20.0, 256: 14.0}
+#: The greatest that a bias may be beside such a sum.
+LARGEST_BIAS = 14000.0
+#: Of what such sums are times: half of it is a normal number in half precision.
+LEAST_PRODUCT = 2.0**-12
 #: What weights are times before they are rounded: silu's are small, e4m3's least normal number is
 #: 2^-6.
 WEIGHT_SCALE = 16.0

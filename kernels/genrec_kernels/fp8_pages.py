@@ -1,7 +1,9 @@
 """Pages that hold keys and values in eight bits, and the scales that make numbers of them.
 
 A page holds float8 (e4m3) numbers: three bits of fraction, so that each is off by at most a
-sixteenth; and one scale for the keys and one for the values of each head. The tensor cores want
+sixteenth; and one scale for the keys and one for the values of each head. Keys, and the queries
+that meet them, are at most `largest_factor` times their scale, as scores are summed in half
+precision (`fp8_layout`); values reach the greatest number of e4m3. The tensor cores want
 both operands of a product in eight bits along the sum, so of each head a page has first its keys,
 [S, D], and then its values the other way round, [D, S], those of every 16 keys permuted as
 `fp8_layout` says. To vLLM it is a page as any other: [S, 2·D] numbers a head.
@@ -16,7 +18,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_kernels.fp8_layout import PERMUTED, places_of, round_to_fp8
+from genrec_kernels.fp8_layout import (
+    LARGEST,
+    LARGEST_BIAS,
+    LEAST_PRODUCT,
+    LEAST_SCALE,
+    PERMUTED,
+    largest_factor,
+    places_of,
+    round_to_fp8,
+)
+from genrec_kernels.relative_bias import RelativeBias
 
 FP8 = torch.float8_e4m3fn
 #: The first GPUs that know the type.
@@ -45,6 +57,52 @@ def keys_and_values(kv_pages: Tensor) -> KeysAndValues:
         keys.view(num_pages, num_heads, page_size, width),
         values.view(num_pages, num_heads, width, page_size),
     )
+
+
+def scales_for(keys: Tensor, values: Tensor, width: int) -> Tensor:
+    """Scales of pages, float32 [2, H], with which so large numbers just fit.
+
+    Args:
+        keys, values: float32 [H], the greatest of each head.
+        width: of a head.
+    """
+    scales = torch.stack([keys / largest_factor(width), values / LARGEST])
+    return scales.clamp(min=LEAST_SCALE)
+
+
+def qk_scale_for(
+    queries: Tensor,
+    kv_scales: Tensor,
+    width: int,
+    *,
+    alpha: float,
+    bias: RelativeBias | None = None,
+) -> float:
+    """What products of queries and keys are to be times, so that none leaves half precision.
+
+    Args:
+        queries: float32 [H], the greatest of each head.
+        kv_scales: float32 [2, H], of the pages.
+        width: of a head.
+        alpha: of the attention.
+        bias: added to scores, which has to fit, too; its tables are read on the host.
+    """
+    scale = float((queries / largest_factor(width) * kv_scales[0]).max())
+    largest = 0.0 if bias is None else float(bias.position.abs().max() + bias.time.abs().max())
+    # Queries that become smaller by it keep their digits: e4m3's least normal number is far below.
+    return max(scale, LEAST_PRODUCT / alpha, largest / (LARGEST_BIAS * alpha))
+
+
+def check_qk_scale(qk_scale: float | None, alpha: float) -> None:
+    """Scores in half precision are not times less than that can hold.
+
+    Raises:
+        ValueError: they would be.
+    """
+    if qk_scale is not None and not alpha * qk_scale >= LEAST_PRODUCT:
+        raise ValueError(
+            f"qk_scale ({qk_scale:g}) times alpha ({alpha:g}) must be at least {LEAST_PRODUCT:g}"
+        )
 
 
 def check_scales(kv_pages: Tensor, kv_scales: Tensor | None) -> None:
@@ -79,9 +137,18 @@ def knows_fp8(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
-def narrow(x: Tensor, scales: Tensor) -> Tensor:
-    """Float [R, H, D] to float8 [R, H, D]; `scales` is float [H]. What is too large is cut."""
-    return round_to_fp8(x.float() * (1 / scales)[:, None])
+def narrow_factors(x: Tensor, scales: Tensor) -> Tensor:
+    """Queries or keys, float [R, H, D], to float8 [R, H, D]; what is too large is cut.
+
+    Args:
+        scales: float [H], what the float8 numbers are times.
+    """
+    return round_to_fp8(x.float() * (1 / scales)[:, None], largest_factor(x.shape[2]))
+
+
+def narrow_values(x: Tensor, scales: Tensor) -> Tensor:
+    """As `narrow_factors`, of values."""
+    return round_to_fp8(x.float() * (1 / scales)[:, None], LARGEST)
 
 
 def pages_of(kv_pages: Tensor, pages: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -11,12 +11,16 @@ from torch import Tensor
 from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.dispatch import Backend, choose_backend, interpreting
-from genrec_kernels.fp8_layout import LARGEST, LEAST_SCALE, Fp8Rows, Fp8Scales, largest_factor
+from genrec_kernels.fp8_layout import (
+    LARGEST,
+    LEAST_PRODUCT,
+    LEAST_SCALE,
+    Fp8Rows,
+    Fp8Scales,
+    largest_factor,
+)
 from genrec_kernels.jagged import JaggedRows, offsets_of
 from genrec_kernels.reference.fp8_rows import to_fp8 as to_fp8_reference
-
-#: Of alpha and both scales: half of it is a normal number in half precision.
-_LEAST_PRODUCT = 2.0**-12
 
 
 def head_scales(q: Tensor, k: Tensor, v: Tensor, *, alpha: float | None = None) -> Fp8Scales:
@@ -42,7 +46,7 @@ def head_scales(q: Tensor, k: Tensor, v: Tensor, *, alpha: float | None = None) 
     )
     if alpha is not None:
         # A sixteenth of the greatest is as exact: e4m3's least normal number is far below.
-        wanted = (_LEAST_PRODUCT / alpha) ** 0.5
+        wanted = (LEAST_PRODUCT / alpha) ** 0.5
         q_scale, k_scale = (
             torch.maximum(x, (16 * x).clamp(max=wanted)) for x in (q_scale, k_scale)
         )

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from genrec_kernels.paged_sizes import PagedSizes
 
 #: Columns are a multiple of this, for kernels that take so many keys at a time.
-COLUMNS = 64
+COLUMNS = 128
 
 
 class PagedBias(NamedTuple):
     """A layer's bias on a batch.
 
-    rows: float32 [N, K], bias on each key that a row sees; undefined on the others.
+    rows: float32, or for scores in half precision float16, [N, K]: bias on each key that a row
+        sees; undefined on the others.
     own: float32 [1], bias of a row on itself.
     """
 
@@ -35,7 +37,7 @@ def num_columns(max_keys: int) -> int:
     return -(-max(max_keys, 1) // COLUMNS) * COLUMNS
 
 
-def matrix_bytes(sizes: PagedSizes) -> int:
+def matrix_bytes(sizes: PagedSizes, dtype: torch.dtype) -> int:
     """Memory of a call's matrix."""
     lines = sizes.num_requests if sizes.same_bias else sizes.num_rows
-    return 4 * lines * num_columns(sizes.max_keys)
+    return dtype.itemsize * lines * num_columns(sizes.max_keys)

@@ -18,7 +18,7 @@ from genrec_kernels.current_device import on_device_of
 from genrec_kernels.cutlass.hstu_attention import reads_by_tma
 from genrec_kernels.cutlass.paged_hstu_attention import pays, unsupported
 from genrec_kernels.dispatch import Backend, choose_backend
-from genrec_kernels.fp8_pages import FP8, LACKS_FP8, check_scales, knows_fp8
+from genrec_kernels.fp8_pages import FP8, LACKS_FP8, check_qk_scale, check_scales, knows_fp8
 from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.triton.paged_plan import make_plan
@@ -79,6 +79,9 @@ def paged_hstu_attention(
         qk_scale: with float8 pages, what products of their queries and keys may be times: queries,
             divided by it over the scale of the head's keys, and weights are then rounded to
             float8, too, by CUTLASS, which does not take such pages without, and by the reference.
+            Scores are summed in half precision then: take it from `fp8_pages.qk_scale_for`. What
+            lies beyond (queries, and a bias of more than `fp8_layout.LARGEST_BIAS` times it and
+            alpha) is cut.
         max_new_rows: an upper bound of the new rows of one request, if known: a smaller grid.
         max_keys: an upper bound of `key_limits`, if known: better splits, and less memory for a
             bias. Neither changes what is computed as long as they are bounds.
@@ -98,6 +101,7 @@ def paged_hstu_attention(
     """
     _check(q, k, v, kv_pages, timestamp_pages, page_table, row_offsets, key_limits, timestamps)
     check_scales(kv_pages, kv_scales)
+    check_qk_scale(qk_scale, alpha)
     position, time, boundaries = (None, None, None) if bias is None else bias
     num_rows, table_keys = q.shape[0], page_table.shape[1] * kv_pages.shape[2]
     out: Tensor = torch.ops.genrec.paged_hstu_attention(

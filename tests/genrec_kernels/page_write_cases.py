@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_kernels.fp8_pages import FP8, narrow
+from genrec_kernels.fp8_pages import FP8, narrow_factors
 from genrec_kernels.page_write import page_write
 from genrec_kernels.reference.page_write import page_write as page_write_reference
 from genrec_kernels.triton.fp8_pages import narrow_queries
@@ -83,5 +83,5 @@ def test_queries_of_eight_bits(dtype: torch.dtype, rows: int, heads: int, width:
     q, _ = numbers.to(DEVICE, dtype).unbind(1)
     k_scales = 2.0 ** torch.arange(1, heads + 1, device=DEVICE)
     found = narrow_queries(q, k_scales, 2.0)
-    assert torch.equal(found.float(), narrow(q, 2.0 / k_scales).float())
+    assert torch.equal(found.float(), narrow_factors(q, 2.0 / k_scales).float())
     assert torch.equal(found.float(), q.float() * k_scales[:, None] / 2)

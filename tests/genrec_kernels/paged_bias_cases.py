@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from genrec_kernels import reference
+from genrec_kernels.fp8_layout import LARGEST_BIAS
 from genrec_kernels.triton import paged_bias as triton_paged_bias
 from genrec_kernels.triton.paged_bias import paged_bias
 
@@ -35,6 +36,23 @@ def test_bias_matrix(
     expected = reference.paged_bias(case.bias, **options)
     made = paged_bias(case.bias, **options)
     seen = expected.rows.isfinite()
+    torch.testing.assert_close(made.rows[seen], expected.rows[seen])
+    torch.testing.assert_close(made.own, expected.own)
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("same_bias", [True, False])
+def test_bias_matrix_in_half_precision_is_cut(same_bias: bool) -> None:
+    case = make_case([(40, 3), (90, 4)], candidates=same_bias)
+    assert case.bias is not None
+    options = {
+        name: getattr(case, name)
+        for name in ("timestamp_pages", "page_table", "row_offsets", "key_limits", "timestamps")
+    } | {"max_keys": 90, "same_bias": same_bias, "scale": 8000.0, "dtype": torch.float16}
+    expected, made = reference.paged_bias(case.bias, **options), paged_bias(case.bias, **options)
+    assert made.rows.dtype == torch.float16
+    seen = expected.rows.isfinite()
+    assert float(made.rows[seen].abs().max()) == LARGEST_BIAS
     torch.testing.assert_close(made.rows[seen], expected.rows[seen])
     torch.testing.assert_close(made.own, expected.own)
 

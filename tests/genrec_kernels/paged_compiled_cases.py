@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from genrec_kernels.dispatch import BackendUnavailable, backend_problem
+from genrec_kernels.fp8_pages import qk_scale_for
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 
 from .paged_inputs import (
@@ -102,7 +103,12 @@ def test_compiled_follows_the_lengths_in_a_graph(page: int) -> None:
 
 def in_eight_bits(case: Case) -> Case:
     """Of which products are, too."""
-    return replace(narrowed(case), qk_scale=1e-4)
+    narrow = narrowed(case)
+    assert narrow.kv_scales is not None
+    heads, width = case.q.shape[1:]
+    queries = torch.full((heads,), 4.0, device=case.q.device)
+    qk_scale = qk_scale_for(queries, narrow.kv_scales, width, alpha=case.alpha, bias=case.bias)
+    return replace(narrow, qk_scale=qk_scale)
 
 
 @needs_cutlass

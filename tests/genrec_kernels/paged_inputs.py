@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec_kernels import reference
-from genrec_kernels.fp8_pages import FP8
+from genrec_kernels.fp8_pages import FP8, scales_for
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 
@@ -173,7 +173,9 @@ def make_case(
 def narrowed(case: Case) -> Case:
     """The case with pages in eight bits, of which the rows that are no history's stay NaN."""
     pages, heads, page, width = case.kv_pages.shape
-    scales = torch.linspace(0.003, 0.02, 2 * heads, device=DEVICE).reshape(2, heads)
+    # Some keys are beyond what fits, and are cut; values reach less than half as far.
+    keys, values = torch.linspace(2.5, 10.0, 2 * heads, device=DEVICE).chunk(2)
+    scales = scales_for(keys, values, width // 2)
     rows = case.kv_pages.float().transpose(1, 2).reshape(pages * page, heads, width)
     narrow = torch.full(case.kv_pages.shape, torch.nan, device=DEVICE).to(FP8)
     slots = torch.arange(len(rows), device=DEVICE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -33,6 +32,8 @@ from genrec_kernels.ptx_emulator.program import PtxError
 from genrec_kernels.reference.bias_tables import bias_tables
 from genrec_kernels.reference.time_plan import plan_times as reference_plan_times
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
+
+from .machine_code import disassembled
 
 NORM = 64
 NUM_BUCKETS = 60
@@ -252,16 +253,6 @@ def test_a_missing_wait_is_seen(wait: str) -> None:
 
 
 # Machine code
-
-
-def disassembled(kernel: BuiltKernel, folder: Path) -> str:
-    triton = pytest.importorskip("triton", reason="its wheel brings nvdisasm")
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
-    if not tool.exists():
-        pytest.skip("this Triton has no nvdisasm")
-    cubin = folder / "kernel.cubin"
-    cubin.write_bytes(kernel.cubin)
-    return subprocess.run([tool, "-c", cubin], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +28,8 @@ from genrec_kernels.hstu_attention_fp8 import attention_of_fp8_rows
 from genrec_kernels.jagged import JaggedRows
 from genrec_kernels.ptx_emulator import Kernel
 from genrec_kernels.ptx_emulator.program import PtxError
+
+from .machine_code import disassembled
 
 NORM = 64
 #: Of an output in bfloat16, and of weights that round the other way, as scores are of 16 bits.
@@ -219,16 +220,6 @@ def test_what_the_launcher_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Machine code
-
-
-def disassembled(kernel: BuiltKernel, folder: Path) -> str:
-    triton = pytest.importorskip("triton", reason="its wheel brings nvdisasm")
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
-    if not tool.exists():
-        pytest.skip("this Triton has no nvdisasm")
-    cubin = folder / "kernel.cubin"
-    cubin.write_bytes(kernel.cubin)
-    return subprocess.run([tool, "-c", cubin], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("width", [64, 128, 256])

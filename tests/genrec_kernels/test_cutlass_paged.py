@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,8 @@ from genrec_kernels.cutlass.variants import (
     all_variants,
     paged_variant_of,
 )
-from genrec_kernels.fp8_pages import FP8, narrow
+from genrec_kernels.fp8_layout import largest_factor
+from genrec_kernels.fp8_pages import FP8, narrow_factors
 from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.ptx_emulator import Kernel
 from genrec_kernels.ptx_emulator.kernel import Deadlock
@@ -39,11 +40,12 @@ from genrec_kernels.ptx_emulator.program import PtxError
 from genrec_kernels.reference.paged_bias import paged_bias
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 
+from .machine_code import disassembled
 from .paged_inputs import paged_histories
 
 NORM = 64
-#: Of an output in bfloat16, and of weights that round the other way.
-EIGHT_BITS = 4e-3
+#: Of an output in bfloat16, and of weights that round the other way, as scores are of 16 bits.
+EIGHT_BITS = 1.5e-2
 Bias = Literal["none", "own", "same"]
 #: (cached rows, new rows) of each request.
 LAYOUTS = {
@@ -116,15 +118,17 @@ def run(
     bias = made = fp8 = None
     alpha = scale = width**-0.5
     if variant.fp8:
-        kv_scales = torch.linspace(0.004, 0.02, 2 * heads).reshape(2, heads)
-        qk_scale = 1e-4
+        # Of numbers up to some 4; of the keys a few are cut.
+        of_keys = torch.linspace(2.5, 5, heads) / largest_factor(width)
+        kv_scales = torch.stack([of_keys, torch.linspace(0.01, 0.02, heads)])
+        qk_scale = float(of_keys.max()) * 4 / largest_factor(width)
         q_scales = qk_scale / kv_scales[0]
         pages = torch.full(numbers.shape, math.nan).to(FP8)
         rows = numbers.transpose(1, 2).reshape(-1, heads, 2 * width)
         reference.page_write(
             *rows.chunk(2, dim=-1), torch.arange(len(rows)), kv_pages=pages, kv_scales=kv_scales
         )
-        fp8 = Fp8Parameters(narrow(q, q_scales), kv_scales[1], 1 / qk_scale)
+        fp8 = Fp8Parameters(narrow_factors(q, q_scales), kv_scales[1], 1 / qk_scale)
         scale *= qk_scale
     if variant.bias:
         bias = RelativeBias(
@@ -138,6 +142,7 @@ def run(
             max_keys=max(cached for cached, _ in layout),
             same_bias=variant.same_bias,
             scale=1 / scale,
+            dtype=torch.float16 if variant.fp8 else torch.float32,
         )
     expected = reference.paged_hstu_attention(
         *(q.double(), k.double(), v.double()),
@@ -319,13 +324,7 @@ def test_a_missing_wait_is_seen(wait: str) -> None:
 @pytest.mark.parametrize("page", [64, SMALL_PAGE_KEYS])
 @pytest.mark.parametrize("element", ["bf16", "fp16"])
 def test_machine_code(element: Element, page: int, width: int, bias: Bias, tmp_path: Path) -> None:
-    triton = pytest.importorskip("triton", reason="its wheel brings nvdisasm")
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
-    if not tool.exists():
-        pytest.skip("this Triton has no nvdisasm")
-    cubin = tmp_path / "kernel.cubin"
-    cubin.write_bytes(built(width, bias, element, page).cubin)
-    sass = subprocess.run([tool, "-c", cubin], check=True, capture_output=True, text=True).stdout
+    sass = disassembled(built(width, bias, element, page), tmp_path)
     products = len(re.findall(r"\bHGMMA\b", sass))
     assert products, "no WGMMA: the tensor cores are not used as they should be"
     assert re.search(r"\bUTMALDG\b", sass), "no TMA loads"
@@ -335,6 +334,25 @@ def test_machine_code(element: Element, page: int, width: int, bias: Bias, tmp_p
     assert not re.search(r"\b(?:LDL|STL)\b", sass), "registers spill"
     # ptxas may wait after every product, where it takes registers to be too few.
     assert len(re.findall(r"WARPGROUP\.DEPBAR", sass)) < products / 2
+
+
+@pytest.mark.parametrize("bias", ["none", "own", "same"])
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_machine_code_of_eight_bits(width: int, bias: Bias, tmp_path: Path) -> None:
+    kernel = built(width, bias, "fp8")
+    sass = disassembled(kernel, tmp_path)
+    assert re.search(r"\bQGMMA\.\S+F16\.E4M3\.E4M3", sass), "no scores in half precision"
+    assert re.search(r"\bQGMMA\.\S+F32\.E4M3\.E4M3", sass), "no sums in float32"
+    assert re.search(r"\bUTMALDG\b", sass), "no TMA loads"
+    assert not re.search(r"\b(?:LDL|STL)\b", sass), "registers spill"
+    # SiLU has to come between the wait for the scores and that for the product beside it.
+    waits = list(re.finditer(r"WARPGROUP\.DEPBAR\.LE gsb0, (0x\d)", sass))
+    beside = [
+        len(re.findall(r"MUFU\.TANH", sass[wait.end() : after.start()]))
+        for wait, after in pairwise(waits)
+        if wait.group(1) == "0x1"
+    ]
+    assert beside == [kernel.description.variant.keys // 2] * 2
 
 
 def test_registers_of_a_block_suffice() -> None:

@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_kernels.fp8_layout import LARGEST
-from genrec_kernels.fp8_pages import FP8, narrow, pages_of
+from genrec_kernels.fp8_layout import LARGEST, LARGEST_BIAS, LEAST_PRODUCT, largest_factor
+from genrec_kernels.fp8_pages import (
+    FP8,
+    narrow_factors,
+    narrow_values,
+    pages_of,
+    qk_scale_for,
+    scales_for,
+)
 from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
+from genrec_kernels.relative_bias import RelativeBias
 from genrec_serving.engines.interface import RankCall, RecommendCall, ScoringEngine
 from genrec_serving.engines.vllm_options import VllmOptions
 from genrec_serving.vllm_plugin.fp8_pages import page_scales
@@ -22,7 +30,7 @@ NONE = np.empty(0, np.int64)
 def test_a_number_comes_back_within_a_sixteenth() -> None:
     torch.manual_seed(0)
     k, v = torch.randn(16, 3, 8) * 5, torch.randn(16, 3, 8) / 50
-    scales = torch.stack([x.abs().amax(dim=(0, 2)) / LARGEST for x in (k, v)])
+    scales = scales_for(*(x.abs().amax(dim=(0, 2)) for x in (k, v)), 8)
     page = torch.zeros(1, 3, 16, 16).to(FP8)
     page_write(k, v, torch.arange(16), kv_pages=page, kv_scales=scales)
     back = pages_of(page, torch.tensor([0]), scales, torch.float32)[0].transpose(0, 1)
@@ -34,8 +42,31 @@ def test_a_number_comes_back_within_a_sixteenth() -> None:
 
 def test_what_is_too_large_is_cut() -> None:
     scale = torch.ones(1)
-    found = narrow(torch.tensor([[[1e9, -1e9]]]), scale).float()
-    assert found.tolist() == [[[LARGEST, -LARGEST]]]
+    numbers = torch.zeros(1, 1, 128)
+    numbers[..., 0], numbers[..., 1] = 1e9, -1e9
+    assert narrow_values(numbers, scale).float()[0, 0, :3].tolist() == [LARGEST, -LARGEST, 0]
+    assert narrow_factors(numbers, scale).float()[0, 0, :3].tolist() == [20, -20, 0]
+
+
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_no_score_leaves_half_precision(width: int) -> None:
+    factor = largest_factor(width)
+    assert width * factor**2 + LARGEST_BIAS <= torch.finfo(torch.float16).max
+    assert float(torch.tensor(factor).to(FP8)) == factor
+
+
+def test_the_scale_of_products_has_room_for_queries_a_bias_and_digits() -> None:
+    scales = scales_for(torch.tensor([1.0, 3.0]), torch.ones(2), 128)
+    queries = torch.tensor([8.0, 4.0])
+    plain = qk_scale_for(queries, scales, 128, alpha=0.1)
+    assert plain == pytest.approx(4 / 20 * 3 / 20)
+    # The greatest queries of each head still fit.
+    assert bool((queries <= plain / scales[0] * largest_factor(128) * 1.0001).all())
+    boundaries = torch.zeros(1, dtype=torch.int64)
+    bias = RelativeBias(torch.tensor([-50.0, 1.0]), torch.tensor([20.0]), boundaries)
+    scale = qk_scale_for(queries / 1e4, scales, 128, alpha=0.1, bias=bias)
+    assert scale * 0.1 * LARGEST_BIAS == pytest.approx(70)
+    assert qk_scale_for(queries / 1e9, scales, 128, alpha=0.1) == LEAST_PRODUCT / 0.1
 
 
 def test_pages_come_in_order() -> None:
@@ -74,7 +105,7 @@ def test_the_twin_rounds_queries_and_weights_as_the_tensor_cores_do() -> None:
     torch.manual_seed(0)
     pages = torch.zeros(1, 2, 16, 16).to(FP8)
     k, v = torch.randn(2, 16, 2, 8).unbind()
-    scales = torch.full((2, 2), 4 / LARGEST)
+    scales = scales_for(torch.full((2,), 4.0), torch.full((2,), 4.0), 8)
     page_write(k, v, torch.arange(16), kv_pages=pages, kv_scales=scales)
     q, own_k, own_v = torch.randn(3, 5, 2, 8).unbind()
     options = {
@@ -85,9 +116,14 @@ def test_the_twin_rounds_queries_and_weights_as_the_tensor_cores_do() -> None:
         "timestamps": torch.zeros(5, dtype=torch.int64),
     }  # fmt: skip
     exact = paged_hstu_attention(q, own_k, own_v, **options)
-    rounded = paged_hstu_attention(q, own_k, own_v, **options, qk_scale=(4 / LARGEST) ** 2)
+    qk_scale = qk_scale_for(torch.full((2,), 4.0), scales, 8, alpha=0.3)
+    rounded = paged_hstu_attention(q, own_k, own_v, **options, qk_scale=qk_scale)
     error = float((rounded - exact).norm() / exact.norm())
     assert 1e-3 < error < 0.06
+    with pytest.raises(
+        ValueError, match=r"qk_scale \(1e-06\) times alpha \(0.3\) must be at least"
+    ):
+        paged_hstu_attention(q, own_k, own_v, **options, qk_scale=1e-6)
 
 
 def test_scales_are_of_the_model_and_leave_room(served_artifact) -> None:

@@ -35,15 +35,14 @@ from genrec_kernels.bench.paged_measure import (
 from genrec_kernels.bench.records import RECORDS
 from genrec_kernels.cutlass.paged_hstu_attention import unsupported
 from genrec_kernels.dispatch import Backend
-from genrec_kernels.fp8_layout import LARGEST
-from genrec_kernels.fp8_pages import FP8, pages_of
+from genrec_kernels.fp8_pages import FP8, keys_and_values, pages_of, qk_scale_for, scales_for
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.paged_sizes import PagedSizes
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
 
 YEAR = 365 * 86_400
-#: Of numbers in eight bits: random ones reach some 5.
-SCALE = 8 / LARGEST
+#: That numbers in eight bits have room for: random ones reach some 5.
+LARGEST_NUMBER = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +95,6 @@ def make_layers(shape: Shape) -> list[dict[str, Any]]:
     def randn(*size: int) -> Tensor:
         return torch.empty(size, device="cuda", dtype=shape.dtype).normal_(generator=g)
 
-    def kv_pages() -> dict[str, Any]:
-        numbers = randn(pages, shape.heads, shape.page, 2 * shape.width)
-        if not shape.fp8:
-            return {"kv_pages": numbers}
-        # Whatever the order of random numbers is, their pages are as good.
-        scales = torch.full((2, shape.heads), SCALE, device="cuda")
-        narrow_pages = (numbers.float() / SCALE).to(FP8)
-        return {"kv_pages": narrow_pages, "kv_scales": scales, "qk_scale": SCALE**2}
-
     page_table = torch.randperm(pages, device="cuda", generator=g).view(shape.batch, -1)
     sizes = (shape.batch, shape.cached)
     times = torch.randint(0, 3 * YEAR, sizes, device="cuda", generator=g).sort(1).values
@@ -122,6 +112,20 @@ def make_layers(shape: Shape) -> list[dict[str, Any]]:
             torch.randn(64, device="cuda", generator=g),
             time_bucket_boundaries(64).cuda(),
         )
+
+    def kv_pages() -> dict[str, Any]:
+        numbers = randn(pages, shape.heads, shape.page, 2 * shape.width)
+        if not shape.fp8:
+            return {"kv_pages": numbers}
+        largest = torch.full((shape.heads,), LARGEST_NUMBER, device="cuda")
+        scales = scales_for(largest, largest, shape.width)
+        narrow_pages = torch.empty(numbers.shape, device="cuda", dtype=FP8)
+        # Whatever the order of random numbers is, their pages are as good.
+        for half, scale in zip(keys_and_values(narrow_pages), scales, strict=True):
+            half.copy_(randn(*half.shape).float() / scale[:, None, None])
+        qk_scale = qk_scale_for(largest, scales, shape.width, alpha=shape.width**-0.5, bias=bias)
+        return {"kv_pages": narrow_pages, "kv_scales": scales, "qk_scale": qk_scale}
+
     return [
         {
             "q": randn(rows, shape.heads, shape.width),

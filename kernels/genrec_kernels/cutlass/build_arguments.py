@@ -9,6 +9,7 @@ from cutlass import Float32, Int16, Int32, Int64, cute
 from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream, make_fake_tensor
 
 from genrec_kernels.cutlass.variants import AttentionVariant
+from genrec_kernels.paged_bias import COLUMNS
 
 _ELEMENTS = {"bf16": cutlass.BFloat16, "fp16": cutlass.Float16, "fp8": cutlass.Float8E4M3FN}
 #: Bytes by which strides that TMA reads are divisible.
@@ -68,7 +69,10 @@ def paged_arguments(variant: AttentionVariant) -> list[Any]:
     if variant.bias:
         bias = [
             make_fake_tensor(
-                Float32, (_open("N"), _open("K")), (_open("bias_row", 32), 1), assumed_align=128
+                cutlass.Float16 if variant.fp8 else Float32,
+                (_open("N"), _open("K")),
+                (_open("bias_row", COLUMNS), 1),
+                assumed_align=128,
             ),
             _vector(Float32, 1),
         ]

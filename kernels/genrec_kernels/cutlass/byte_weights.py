@@ -1,7 +1,7 @@
 """A tile's weights in eight bits (e4m3), from its scores.
 
-h is half a score times alpha. A weight is ``(h + h · tanh(h)) · WEIGHT_SCALE``; of scores in half
-precision it is computed so, two at a time, which is as good as float32 before eight bits.
+h is half a score times alpha. A weight is ``(h + h · tanh(h)) · WEIGHT_SCALE``, computed in half
+precision as the scores are, two at a time, which is as good as float32 before eight bits.
 """
 
 # mypy: ignore-errors
@@ -11,7 +11,6 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32
 
 from genrec_kernels.cutlass.ptx_arithmetic import (
-    bytes_of_floats,
     bytes_of_halves,
     halves,
     multiply_add_halves,
@@ -23,16 +22,13 @@ from genrec_kernels.cutlass.ptx_arithmetic import (
 from genrec_kernels.fp8_layout import WEIGHT_SCALE
 
 
-def pairs_of_weights(scores, half_alpha, variant):
+def pairs_of_weights(scores, half_alpha):
     """Weights of neighbouring columns, two in each of a list of Int16, in the order of scores."""
-    count = cute.size(scores) // 2
-    if variant.half_scores:
-        words = cute.recast_tensor(scores, Int32)
-        # No more than one, so that h stays in range: weights of scores beyond 14 are the greatest.
-        half_alpha = cutlass.min(half_alpha, Float32(1.0))
-        factor = pack_halves(half_alpha, half_alpha)
-        return [_pair_in_halves(multiply_halves(words[i], factor)) for i in range(count)]
-    return [_pair_of(scores[2 * i], scores[2 * i + 1], half_alpha) for i in range(count)]
+    words = cute.recast_tensor(scores, Int32)
+    # No more than one, so that h stays in range: weights of scores beyond 14 are the greatest.
+    half_alpha = cutlass.min(half_alpha, Float32(1.0))
+    factor = pack_halves(half_alpha, half_alpha)
+    return [_pair_of(multiply_halves(words[i], factor)) for i in range(cute.size(words))]
 
 
 def put_weights(weights, pairs):
@@ -47,16 +43,7 @@ def put_weights(weights, pairs):
             words[2 * j + i] = word_of(pairs[4 * j + i], pairs[4 * j + i + 2])
 
 
-def _pair_of(low, high, half_alpha):
-    """Weights of two scores in float32."""
-    weights = []
-    for score in (low, high):
-        times = score * (half_alpha * WEIGHT_SCALE)
-        weights.append(times + times * cute.math.tanh(score * half_alpha, fastmath=True))
-    return bytes_of_floats(*weights)
-
-
-def _pair_in_halves(half):
+def _pair_of(half):
     """Two weights from their h."""
     scale = halves(WEIGHT_SCALE)
     times = multiply_add_halves(tanh_of_halves(half), scale, scale)

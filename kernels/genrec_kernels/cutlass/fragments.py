@@ -33,7 +33,7 @@ def fragments_of(variant, shared):
     thread = thread % WARP_GROUP
 
     # The flag that a product adds to its accumulator is set outside of loops.
-    scores_dtype = Float16 if variant.half_scores else Float32
+    scores_dtype = Float16 if variant.fp8 else Float32
     first_mma = scores_product_of(dtype, groups, keys, variant.bias, scores_dtype)
     next_mma = scores_product_of(dtype, groups, keys, True, scores_dtype)
     pv_mma = values_product_of(dtype, groups, variant.width)

@@ -1,15 +1,16 @@
 """Bias of new rows over a paged history, made before (`genrec_kernels.paged_bias`), read here into
-the scores' registers before the product adds to them.
+the scores' registers before the product adds to them. It has the scores' type.
 
-A thread holds the scores of two rows, 8 apart; register ``c + 2·i + 4·j`` is row i, column
-``8·j + c`` from the thread's first (PTX ISA, "wgmma: accumulator fragments").
+A thread holds the scores of two rows, 8 apart; number ``c + 2·i + 4·j`` is row i, column
+``8·j + c`` from the thread's first (PTX ISA, "wgmma: accumulator fragments"). A pair of columns is
+one register in half precision, and two in float32.
 """
 
 # mypy: ignore-errors
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32
+from cutlass import Int32
 
 
 @cute.jit
@@ -23,18 +24,15 @@ def fill_from_rows(
     """Each row has a bias of its own.
 
     Args:
-        scores: float32 registers, `keys` / 2 of them.
-        bias: float32 [N, K] in global memory.
+        scores: registers, of `keys` / 2 numbers.
+        bias: [N, K] in global memory.
         bias_rows: int32 [2], the rows in it of the thread's two.
         first: the thread's first key, an even number.
     """
     for i in cutlass.range_constexpr(2):
         line = bias[cutlass.Int64(bias_rows[i]), None]
         for j in cutlass.range_constexpr(keys // 8):
-            pair = cute.make_rmem_tensor(cute.make_layout(2), Float32)
-            cute.autovec_copy(cute.local_tile(line, (2,), (first // 2 + 4 * j,)), pair)
-            scores[2 * i + 4 * j] = pair[0]
-            scores[1 + 2 * i + 4 * j] = pair[1]
+            _put_pair(scores, _pair_at(line, first // 2 + 4 * j), i + 2 * j)
 
 
 @cute.jit
@@ -48,13 +46,23 @@ def fill_from_tile(
     """All rows have one bias, which came with the keys.
 
     Args:
-        tile: float32 [keys, stages] in shared memory.
+        tile: [keys, stages] in shared memory.
         column: the thread's first, an even number.
     """
-    line = tile[None, stage]
     for j in cutlass.range_constexpr(keys // 8):
-        pair = cute.make_rmem_tensor(cute.make_layout(2), Float32)
-        cute.autovec_copy(cute.local_tile(line, (2,), (column // 2 + 4 * j,)), pair)
+        pair = _pair_at(tile[None, stage], column // 2 + 4 * j)
         for i in cutlass.range_constexpr(2):
-            scores[2 * i + 4 * j] = pair[0]
-            scores[1 + 2 * i + 4 * j] = pair[1]
+            _put_pair(scores, pair, i + 2 * j)
+
+
+def _pair_at(line, place):
+    """Registers of the pair there."""
+    pair = cute.make_rmem_tensor(cute.make_layout(2), line.element_type)
+    cute.autovec_copy(cute.local_tile(line, (2,), (place,)), pair)
+    return cute.recast_tensor(pair, Int32)
+
+
+def _put_pair(scores, pair, number):
+    words = cute.recast_tensor(scores, Int32)
+    for c in range(cute.size(pair)):
+        words[c + cute.size(pair) * number] = pair[c]

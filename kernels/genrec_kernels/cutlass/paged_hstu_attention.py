@@ -64,7 +64,7 @@ def unsupported(sizes: PagedSizes, *, fp8_pages: bool = False) -> str | None:
     variant = _variant_of(sizes, fp8_pages=fp8_pages)
     if compiled_kernels() and variant.name not in compiled_kernels():
         return f"{variant.name} was not compiled (make kernels)"
-    needed = matrix_bytes(sizes) if sizes.has_bias else 0
+    needed = matrix_bytes(sizes, _bias_dtype(fp8_pages)) if sizes.has_bias else 0
     if needed > MOST_BIAS_BYTES:
         return (
             f"the bias of {sizes.num_rows} rows on up to {sizes.max_keys} keys would take "
@@ -87,6 +87,11 @@ def pays(sizes: PagedSizes, device: torch.device, *, fp8_pages: bool = False) ->
     variant = _variant_of(sizes)
     blocks = sizes.tiles(variant.rows) * sizes.num_heads
     return 8 * blocks > multiprocessors(device) * variant.resident
+
+
+def _bias_dtype(fp8_pages: bool) -> torch.dtype:
+    """That of the scores which it is added to."""
+    return torch.float16 if fp8_pages else torch.float32
 
 
 def _variant_of(sizes: PagedSizes, *, fp8_pages: bool = False) -> AttentionVariant:
@@ -188,6 +193,7 @@ def paged_hstu_attention(
                 max_keys=sizes.max_keys,
                 same_bias=variant.same_bias,
                 scale=1 / scale,
+                dtype=_bias_dtype(fp8_pages),
             )
         parameters = paged_parameters(
             variant,

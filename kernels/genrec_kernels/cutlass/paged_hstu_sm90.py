@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, const_expr
+from cutlass import Float16, Float32, Int32, const_expr
 from cutlass.memory import SmemAllocator
 
 from genrec_kernels.cutlass.block_sizes import REGISTERS, TILE_WORDS, WARP, WARP_GROUP
@@ -77,8 +77,8 @@ class PagedHSTUSm90:
             limits: int64 [R], keys that a row sees.
             page_table: int32 [B, M].
             claimed: int32 [1], zero, and zero again afterwards: tiles that blocks have taken.
-            bias, own_bias: of variants with a bias: float32 [N, K] and [1], times 1 / alpha, see
-                `genrec_kernels.paged_bias`.
+            bias, own_bias: of variants with a bias: float32, with fp8 float16, [N, K], and float32
+                [1], times 1 / alpha, see `genrec_kernels.paged_bias`.
             v_scale: of fp8, float32 [H]: what a head's values in the pages are times.
             blocks: how many run.
             group: requests that run side by side: at most 32.
@@ -97,9 +97,11 @@ class PagedHSTUSm90:
             cute.make_tensor(v_pages.iterator, cute.select(v_pages.layout, mode=value_modes)),
         )
         # A tile's bias comes with its keys.
-        bias_floats = variant.keys if variant.same_bias else 0
+        bias_dtype = Float16 if variant.fp8 else Float32
+        tile_bias = variant.keys if variant.same_bias else 0
+        bias_bytes = tile_bias * bias_dtype.width // 8
         self.num_bytes = SimpleNamespace(
-            q=tiles.q.num_bytes, k=tiles.k.num_bytes + 4 * bias_floats, v=tiles.v.num_bytes
+            q=tiles.q.num_bytes, k=tiles.k.num_bytes + bias_bytes, v=tiles.v.num_bytes
         )
 
         @cute.struct
@@ -109,7 +111,7 @@ class PagedHSTUSm90:
             v_barriers: cute.struct.MemRange[cutlass.Int64, 2 * stages]
             work_barriers: cute.struct.MemRange[cutlass.Int64, 4]
             work: cute.struct.MemRange[Int32, 2 * TILE_WORDS]
-            bias: cute.struct.Align[cute.struct.MemRange[Float32, bias_floats * stages], 128]
+            bias: cute.struct.Align[cute.struct.MemRange[bias_dtype, tile_bias * stages], 128]
             q: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.q.layout)], 1024]
             k: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.k.layout)], 1024]
             v: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.v.layout)], 1024]

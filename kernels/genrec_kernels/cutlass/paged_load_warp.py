@@ -4,7 +4,7 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Float32, Int32, Int64, const_expr
+from cutlass import Boolean, Int32, Int64, const_expr
 from cutlass.cute.nvgpu import cpasync
 
 from genrec_kernels.cutlass.block_sizes import WARP
@@ -57,7 +57,9 @@ def load_paged_tiles(variant: cutlass.Constexpr, loads, shared, tensors, scalars
         tiles_per_page = Int32(cute.size(gk, mode=[2]))
     if const_expr(variant.same_bias):
         bias_copy = cute.make_copy_atom(
-            cpasync.CopyBulkG2SOp(), Float32, num_bits_per_copy=keys * Float32.width
+            cpasync.CopyBulkG2SOp(),
+            shared.bias.element_type,
+            num_bits_per_copy=keys * shared.bias.element_type.width,
         )
 
     first_request = Int32(0)

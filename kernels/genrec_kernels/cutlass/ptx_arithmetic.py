@@ -43,11 +43,6 @@ def bytes_of_halves(a: Int32) -> Int16:
     return _run(Int16, "cvt.rn.satfinite.e4m3x2.f16x2 $0, $1;", "=h,r", a)
 
 
-def bytes_of_floats(low: Float32, high: Float32) -> Int16:
-    """The same of two numbers in float32."""
-    return _run(Int16, "cvt.rn.satfinite.e4m3x2.f32 $0, $2, $1;", "=h,f,f", low, high)
-
-
 def word_of(low: Int16, high: Int16) -> Int32:
     """Four bytes."""
     return _run(Int32, "mov.b32 $0, {$1, $2};", "=r,h,h", low, high)

@@ -27,7 +27,7 @@ def first_step(tile, k_get, first_key):
     k_place.release()
     _hide_unseen(tile, scores, first_key, True)
     if const_expr(tile.variant.fp8):
-        put_weights(tile.weights, pairs_of_weights(scores, tile.half_alpha, tile.variant))
+        put_weights(tile.weights, pairs_of_weights(scores, tile.half_alpha))
     else:
         silu(scores, tile.half_alpha)
         round_into(tile.weights, scores)
@@ -51,7 +51,7 @@ def next_step(tile, k_get, v_get, first_key, previous, masked):
         # behind the wait for that product, where nothing overlaps; not past a branch, which the
         # wait for the next values is. The product still reads the weights, so these are put
         # together after it: else ptxas writes to the registers it reads, and waits before.
-        pairs = pairs_of_weights(scores, tile.half_alpha, tile.variant)
+        pairs = pairs_of_weights(scores, tile.half_alpha)
         v_get.wait()
         warpgroup.wait_group(0)
         v_place.release()

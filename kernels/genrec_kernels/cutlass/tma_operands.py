@@ -31,7 +31,12 @@ def tma_operands(variant, q, k, v):
         return sm90.make_smem_layout_b(LayoutEnum.ROW_MAJOR, (rows, keys, width), dtype, stages)
 
     def v_layout(keys, stages):
-        return sm90.make_smem_layout_b(values_major, (rows, width, keys), dtype, stages)
+        if not variant.fp8:
+            return sm90.make_smem_layout_b(values_major, (rows, width, keys), dtype, stages)
+        # A copy's rows lie along the keys, and the swizzle is as wide as they are, so that a tile
+        # of several copies is as many swizzled parts.
+        copied = sm90.make_smem_layout_b(values_major, (rows, width, part), dtype, 1)
+        return cute.tile_to_shape(_one(copied), (width, keys, stages), order=(0, 1, 2))
 
     q_layout = sm90.make_smem_layout_a(LayoutEnum.ROW_MAJOR, (rows, keys, width), dtype, 1)
     return SimpleNamespace(

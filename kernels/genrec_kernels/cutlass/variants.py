@@ -71,16 +71,12 @@ class AttentionVariant:
 
     @property
     def fp8(self) -> bool:
-        """Whether q, k, v and the weights have eight bits."""
-        return self.element == "fp8"
+        """Whether q, k, v and the weights have eight bits.
 
-    @property
-    def half_scores(self) -> bool:
-        """Whether scores are summed in half precision, two in a register.
-
-        None may be beyond it: see `fp8_layout.largest_factor`. Numbers in pages are not so small.
+        Scores, and a bias, are summed in half precision then, two in a register: none may be beyond
+        it, see `fp8_layout.largest_factor`.
         """
-        return self.fp8 and not self.paged
+        return self.element == "fp8"
 
     @property
     def element_bytes(self) -> int:
@@ -107,7 +103,7 @@ _PAGED_TILES = {64: (2, 64, 6, 1), 128: (2, 64, 4, 1), 256: (2, 64, 2, 1)}
 _OWN_BIAS_PAGED_TILES = _PAGED_TILES | {64: (1, 64, 3, 3)}
 #: Of e4m3: a tile's keys lie along the sum of P V, where 128 bytes are the widest swizzle.
 _FP8_TILES = {64: (3, 128, 4, 1), 128: (3, 128, 4, 1), 256: (2, 64, 4, 1)}
-_FP8_PAGED_TILES = {64: (2, 64, 6, 1), 128: (2, 64, 6, 1), 256: (2, 64, 4, 1)}
+_FP8_PAGED_TILES = {64: (2, 128, 4, 1), 128: (2, 128, 4, 1), 256: (2, 64, 4, 1)}
 WIDTHS = tuple(_TILES)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec_kernels.fp8_layout import places_of
-from genrec_kernels.fp8_pages import keys_and_values, narrow
+from genrec_kernels.fp8_pages import keys_and_values, narrow_factors, narrow_values
 
 
 def page_write(
@@ -42,7 +42,8 @@ def page_write(
     else:
         # Indexing knows no float8: its bits are written.
         keys, values = (half.view(torch.uint8) for half in keys_and_values(kv_pages))
-        keys[page_R, :, row_R] = narrow(k[wanted], kv_scales[0]).view(torch.uint8)
-        values[page_R, :, :, places_of(row_R)] = narrow(v[wanted], kv_scales[1]).view(torch.uint8)
+        keys[page_R, :, row_R] = narrow_factors(k[wanted], kv_scales[0]).view(torch.uint8)
+        narrow = narrow_values(v[wanted], kv_scales[1])
+        values[page_R, :, :, places_of(row_R)] = narrow.view(torch.uint8)
     if timestamps is not None and timestamp_pages is not None:
         timestamp_pages[page_R, row_R] = timestamps[wanted]

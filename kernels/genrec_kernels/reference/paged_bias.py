@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genrec_kernels.fp8_layout import LARGEST_BIAS
 from genrec_kernels.paged_bias import PagedBias, num_columns
 from genrec_kernels.relative_bias import RelativeBias
 
@@ -20,6 +21,7 @@ def paged_bias(
     max_keys: int,
     same_bias: bool,
     scale: float,
+    dtype: torch.dtype = torch.float32,
 ) -> PagedBias:
     """`PagedBias` of a layer's tables, times `scale`.
 
@@ -33,6 +35,7 @@ def paged_bias(
         same_bias: one row of the matrix for each request. Those of which the rows differ in limit
             or time become NaN.
         scale: of all numbers.
+        dtype: of the matrix, float32 or float16; in float16 what is beyond `LARGEST_BIAS` is cut.
     """
     starts = row_offsets.tolist()
     num_requests = len(starts) - 1
@@ -57,4 +60,6 @@ def paged_bias(
             seconds = timestamps[row] - timestamp_pages[pages].flatten()[:limit]
             distance = limit - torch.arange(limit, device=seconds.device)
             matrix[request if same_bias else row, :limit] = scale * bias(distance, seconds).float()
+    if dtype == torch.float16:
+        matrix = matrix.clamp(-LARGEST_BIAS, LARGEST_BIAS).half()
     return PagedBias(matrix, (scale * bias.self_bias()).float().reshape(1))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genrec_kernels.fp8_layout import WEIGHT_SCALE, round_to_fp8
-from genrec_kernels.fp8_pages import narrow, pages_of
+from genrec_kernels.fp8_pages import narrow_factors, pages_of
 from genrec_kernels.relative_bias import RelativeBias
 
 
@@ -58,7 +58,7 @@ def paged_hstu_attention(
     out = torch.empty_like(q)
     seeing = q
     if q_scales is not None:
-        seeing = narrow(q, q_scales).to(q.dtype) * q_scales.to(q.dtype)[:, None]
+        seeing = narrow_factors(q, q_scales).to(q.dtype) * q_scales.to(q.dtype)[:, None]
     page_size = kv_pages.shape[2]
     starts = row_offsets.tolist()
     for request in range(len(starts) - 1):

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from genrec_kernels.dispatch import interpreting
-from genrec_kernels.fp8_layout import LARGEST, PERMUTED
+from genrec_kernels.fp8_layout import LARGEST, PERMUTED, largest_factor
 from genrec_kernels.fp8_pages import FP8, keys_and_values
 from genrec_kernels.triton.page_write import time_arguments
 
@@ -22,14 +22,13 @@ ROWS = 32
 DIMENSIONS = 64
 #: Elements of a program that rounds rows.
 ELEMENTS = 2048
-_LARGEST = tl.constexpr(LARGEST)
 
 
 @triton.jit
-def _rounded(x_XD, factor):
-    """Rows times one over their head's scale, cut to what float8 holds."""
+def _rounded(x_XD, factor, LARGEST: tl.constexpr):
+    """Rows times one over their head's scale, cut to the largest."""
     return tl.clamp(
-        x_XD.to(tl.float32) * factor, -_LARGEST, _LARGEST, propagate_nan=tl.PropagateNan.ALL
+        x_XD.to(tl.float32) * factor, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL
     ).to(tl.float8e4nv)
 
 
@@ -51,7 +50,8 @@ def _write(
     k_ptr, v_ptr, slots_ptr, times_ptr, scales_ptr, keys_ptr, values_ptr, page_times_ptr, num_rows,
     k_row, k_head, v_row, v_head, kv_page, kv_head, times_page, times_row,
     HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, PAGE: tl.constexpr,
-    PERMUTED: tl.constexpr, HAS_TIMES: tl.constexpr, ASM: tl.constexpr,
+    PERMUTED: tl.constexpr, LARGEST: tl.constexpr, LARGEST_KEY: tl.constexpr,
+    HAS_TIMES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """`BLOCK_ROWS` rows and `BLOCK_DIM` dimensions of one head."""
     head = tl.program_id(1)
@@ -73,13 +73,13 @@ def _write(
     k_XD = tl.load(k_at_X[:, None] + dim_D[None, :], mask=real_XD)
     v_XD = tl.load(v_at_X[:, None] + dim_D[None, :], mask=real_XD)
     keys_at_XD = keys_ptr + (at_X + place_X * HEAD_DIM)[:, None] + dim_D[None, :]
-    tl.store(keys_at_XD, _rounded(k_XD, k_factor), mask=real_XD)
+    tl.store(keys_at_XD, _rounded(k_XD, k_factor, LARGEST_KEY), mask=real_XD)
 
     # The place of each key, see `fp8_layout`.
     key_X = place_X % PERMUTED
     value_X = at_X + place_X - key_X + key_X % 8 // 2 * 4 + key_X // 8 * 2 + key_X % 2
     values_at_DX = values_ptr + value_X[None, :] + (dim_D * PAGE)[:, None]
-    v_DX = tl.trans(_in_rows(_rounded(v_XD, v_factor), ASM))
+    v_DX = tl.trans(_in_rows(_rounded(v_XD, v_factor, LARGEST), ASM))
     tl.store(values_at_DX, v_DX, mask=in_head_D[:, None] & real_X[None, :])
     if HAS_TIMES:
         once_X = real_X & (head == 0) & (tl.program_id(2) == 0)
@@ -108,7 +108,8 @@ def page_write(
         k, v, slots, times, kv_scales, keys, values, time_pages, num_rows,
         k.stride(0), k.stride(1), v.stride(0), v.stride(1), *keys.stride()[:2], *time_strides,
         HEAD_DIM=head_dim, BLOCK_DIM=block_dim, BLOCK_ROWS=ROWS, PAGE=kv_pages.shape[2],
-        PERMUTED=PERMUTED, HAS_TIMES=times is not slots, ASM=not interpreting(), num_warps=4,
+        PERMUTED=PERMUTED, LARGEST=LARGEST, LARGEST_KEY=largest_factor(head_dim),
+        HAS_TIMES=times is not slots, ASM=not interpreting(), num_warps=4,
     )  # fmt: skip
 
 
@@ -116,7 +117,7 @@ def page_write(
 def _narrow_queries(
     q_ptr, k_scales_ptr, out_ptr, num_rows, qk_scale, q_row, q_head,
     NUM_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
     """Rows of one head after the other: X counts both."""
     pair_X = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -127,7 +128,7 @@ def _narrow_queries(
     q_XD = tl.load(q_at_X[:, None] + dim_D[None, :], mask=real_XD)
     factor_X = tl.load(k_scales_ptr + head_X) / qk_scale
     out_at_XD = out_ptr + (pair_X * HEAD_DIM)[:, None] + dim_D[None, :]
-    tl.store(out_at_XD, _rounded(q_XD, factor_X[:, None]), mask=real_XD)
+    tl.store(out_at_XD, _rounded(q_XD, factor_X[:, None], LARGEST), mask=real_XD)
 
 
 def narrow_queries(q: Tensor, k_scales: Tensor, qk_scale: float) -> Tensor:
@@ -146,6 +147,6 @@ def narrow_queries(q: Tensor, k_scales: Tensor, qk_scale: float) -> Tensor:
         _narrow_queries[(triton.cdiv(num_rows * num_heads, block_rows),)](
             q, k_scales, out, num_rows, qk_scale, q.stride(0), q.stride(1),
             NUM_HEADS=num_heads, HEAD_DIM=head_dim, BLOCK_DIM=block_dim, BLOCK_ROWS=block_rows,
-            num_warps=4,
+            LARGEST=largest_factor(head_dim), num_warps=4,
         )  # fmt: skip
     return out

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from genrec_kernels.dispatch import interpreting
+from genrec_kernels.fp8_layout import LARGEST_BIAS
 from genrec_kernels.paged_bias import PagedBias, num_columns
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.triton.paged_scores import half_bias
@@ -19,6 +20,7 @@ from genrec_kernels.triton.paged_scores import half_bias
 #: Keys that one program takes.
 BLOCK = 512
 _ROWS = tl.constexpr(128)
+_LARGEST = tl.constexpr(LARGEST_BIAS)
 
 
 @triton.jit
@@ -61,6 +63,14 @@ def _times_of_keys(
 
 
 @triton.jit
+def _store(matrix_ptr, bias_L, mask_L):
+    """Float16 is for scores in half precision, which have room for so much."""
+    if matrix_ptr.dtype.element_ty == tl.float16:
+        bias_L = tl.clamp(bias_L, -_LARGEST, _LARGEST, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(matrix_ptr, bias_L.to(matrix_ptr.dtype.element_ty), mask=mask_L)
+
+
+@triton.jit
 def _store_own(position_ptr, time_table_ptr, own_ptr, scale):
     """The first program's work beside its block."""
     if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
@@ -99,7 +109,7 @@ def bias_of_requests(
         position_ptr, time_table_ptr, bound_ptr, num_positions, num_buckets, ASM,
     )  # fmt: skip
     out_ptr = matrix_ptr + request.to(tl.int64) * matrix_row
-    tl.store(out_ptr + key_L, half_L * factor, mask=(key_L < limit) & (key_L < matrix_row))
+    _store(out_ptr + key_L, half_L * factor, (key_L < limit) & (key_L < matrix_row))
 
 
 @triton.jit(do_not_specialize=["num_requests"])
@@ -141,7 +151,7 @@ def bias_of_rows(
         )  # fmt: skip
         out_ptr = matrix_ptr + tl.cast(row, tl.int64) * matrix_row
         mask_L = (key_L < limit) & (key_L < matrix_row)
-        tl.store(out_ptr + key_L, half_L * (2 * scale), mask=mask_L)
+        _store(out_ptr + key_L, half_L * (2 * scale), mask_L)
 
 
 def _rows_of_program(num_rows: int) -> int:
@@ -160,13 +170,12 @@ def paged_bias(
     max_keys: int,
     same_bias: bool,
     scale: float,
+    dtype: torch.dtype = torch.float32,
 ) -> PagedBias:
     """As `genrec_kernels.reference.paged_bias`."""
     num_requests = row_offsets.shape[0] - 1
     lines = num_requests if same_bias else key_limits.shape[0]
-    matrix = torch.empty(
-        (lines, num_columns(max_keys)), dtype=torch.float32, device=timestamps.device
-    )
+    matrix = torch.empty((lines, num_columns(max_keys)), dtype=dtype, device=timestamps.device)
     own = torch.empty(1, dtype=torch.float32, device=timestamps.device)
     pointers = (
         timestamp_pages, page_table, row_offsets, key_limits, timestamps, *bias, matrix, own,

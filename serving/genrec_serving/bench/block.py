@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from genrec_kernels.bench.records import Record, append_records, where_and_when
 from genrec_kernels.dispatch import use_backend
-from genrec_kernels.fp8_layout import LARGEST
-from genrec_kernels.fp8_pages import FP8, pages_of
+from genrec_kernels.fp8_pages import FP8, keys_and_values, pages_of, qk_scale_for, scales_for
 from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_model.hstu import HSTUConfig
@@ -92,16 +91,16 @@ class Block:
         self.layers = nn.ModuleList(layers).eval().to(device, dtype)
         pages = -(-case.history // PAGE_ROWS)
         shape = (case.batch * pages, case.heads, PAGE_ROWS, 2 * self.config.head_dim)
-        numbers = (torch.randn(shape, generator=random) for _ in range(case.layers))
+        numbers = (torch.randn(shape, generator=random).to(device) for _ in range(case.layers))
         #: Of each layer: pages, and the scales of keys and values in eight bits.
         self.pages: list[tuple[Tensor, Tensor | None]]
+        self._qk_scales: dict[HSTULayer, float] = {}
         if case.fp8:
             for layer in layers:
                 layer.narrow()
-            scales = torch.full((2, case.heads), LARGEST_NUMBER / LARGEST, device=device)
-            self.pages = [((x.to(device) / scales[0, 0]).to(FP8), scales) for x in numbers]
+            self.pages = [narrow_pages(x) for x in numbers]
         else:
-            self.pages = [(x.to(device, dtype), None) for x in numbers]
+            self.pages = [(x.to(dtype), None) for x in numbers]
         gaps = torch.randint(1, 10_000, (case.batch, pages * PAGE_ROWS), generator=random)
         times = (NOW - gaps.flip(1).cumsum(1).flip(1)).to(device)
         self.times = times.view(-1, PAGE_ROWS).contiguous()
@@ -123,6 +122,15 @@ class Block:
         self.row_times = row_times.flatten()
         self.offsets = (torch.arange(case.batch + 1, device=device) * rows).int()
 
+    def qk_scale(self, layer: HSTULayer, scales: Tensor) -> float:
+        """Of a layer; found once, as it is read on the host."""
+        if layer not in self._qk_scales:
+            self._qk_scales[layer] = qk_scale_for(
+                torch.full_like(scales[0], LARGEST_NUMBER), scales, self.config.head_dim,
+                alpha=self.config.alpha, bias=layer.bias,
+            )  # fmt: skip
+        return self._qk_scales[layer]
+
     @torch.inference_mode()
     def run(self) -> Tensor:
         """Hidden rows [R, W] of new rows and candidates."""
@@ -133,7 +141,7 @@ class Block:
             page_write(k, v, self.slots, kv_pages=pages, kv_scales=scales)
             parts = paged_hstu_attention(
                 q, k, v, kv_pages=pages, kv_scales=scales,
-                qk_scale=None if scales is None else (LARGEST_NUMBER / LARGEST) ** 2,
+                qk_scale=None if scales is None else self.qk_scale(layer, scales),
                 timestamp_pages=self.times,
                 page_table=self.page_table, row_offsets=self.offsets, key_limits=self.limits,
                 timestamps=self.row_times, alpha=self.config.alpha,
@@ -147,6 +155,19 @@ class Block:
         for layer in self.layers:
             x = layer(x, attend)
         return x
+
+
+def narrow_pages(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Pages in eight bits of random numbers [P, H, S, 2·D], whose order says nothing; scales."""
+    heads, width = numbers.shape[1], numbers.shape[3] // 2
+    largest = torch.full((heads,), LARGEST_NUMBER, device=numbers.device)
+    scales = scales_for(largest, largest, width)
+    pages = torch.empty(numbers.shape, device=numbers.device, dtype=FP8)
+    for half, part, scale in zip(
+        keys_and_values(pages), numbers.chunk(2, dim=3), scales, strict=True
+    ):
+        half.copy_(part.reshape(half.shape) / scale[:, None, None])
+    return pages, scales
 
 
 def error_of(case: BlockCase, device: torch.device, dtype: torch.dtype) -> float:

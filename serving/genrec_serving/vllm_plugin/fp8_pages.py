@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_kernels.fp8_layout import LARGEST, LEAST_SCALE
+from genrec_kernels.fp8_pages import qk_scale_for, scales_for
 from genrec_kernels.hstu_attention import hstu_attention
 from genrec_model.features.reserved import NUM_RESERVED, NUM_RESERVED_ACTIONS
 from genrec_model.features.rows import collate, history_rows
@@ -65,10 +65,11 @@ def page_scales(hstu: HSTU) -> Mapping[HSTULayer, PageScales]:
     scales: dict[HSTULayer, PageScales] = {}
 
     def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        largest = torch.stack([x.float().abs().amax(dim=(0, 2)) for x in (q, k, v)])
-        # Far enough from the least float for products of two.
-        of_q, *of_kv = (largest * (_MARGIN / LARGEST)).clamp(min=LEAST_SCALE)
-        scales[layer] = PageScales(torch.stack(of_kv), float((of_q * of_kv[0]).max()))
+        queries, keys, values = (_MARGIN * x.float().abs().amax(dim=(0, 2)) for x in (q, k, v))
+        width = config.head_dim
+        kv = scales_for(keys, values, width)
+        qk = qk_scale_for(queries, kv, width, alpha=config.alpha, bias=layer.bias)
+        scales[layer] = PageScales(kv, qk)
         return hstu_attention(
             q,
             k,
