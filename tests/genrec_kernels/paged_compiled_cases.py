@@ -162,4 +162,4 @@ def test_compiled_refuses_with_a_reason() -> None:
     with pytest.raises(BackendUnavailable, match="for which it wants a qk_scale"):
         run_compiled(narrowed(make_case([(20, 3)], dtype=torch.bfloat16, page=64, width=64)))
     with pytest.raises(BackendUnavailable, match="float8 pages of a multiple of 64 rows"):
-        run_compiled(narrowed(fitting), qk_scale=1e-4)
+        run_compiled(narrowed(fitting), qk_scale=1.0)

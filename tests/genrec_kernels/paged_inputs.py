@@ -88,7 +88,8 @@ class Case:
         assert out.shape == expected.shape
         assert bool(out.isfinite().all())
         error = (out.double() - expected).norm() / expected.norm().clamp(min=1e-30)
-        assert float(error) <= (tolerance or TOLERANCE[self.q.dtype])
+        allowed = tolerance or TOLERANCE[self.q.dtype]
+        assert float(error) <= allowed, float(error)
 
 
 class PagedHistories(NamedTuple):

@@ -21,7 +21,8 @@ def fragments_of(variant, shared):
 
     Returns:
         The products: `first_mma`, which adds to a bias if there is one, `next_mma` and `pv_mma`;
-        their operands `rq`, `rk`, `rv` and `weights`; `scores_shape`; `sums`. `row_in_tile`
+        their operands `rq`, `rk`, `rv` and `weights`; `scores_shape`; `kept_scores`, where they are
+        made a step ahead; `sums`. `row_in_tile`
         and `column` of the thread's first score: it holds that row and the one 8 below, columns
         8j + `column` + {0, 1}. `warp_group` and `thread`: its number, and the thread's in it.
         `variant`, and `sv`, values in shared memory.
@@ -43,6 +44,7 @@ def fragments_of(variant, shared):
     rq = qk_group.make_fragment_A(qk_group.partition_A(shared.q))
     rk = qk_group.make_fragment_B(qk_group.partition_B(shared.k))
     rv = pv_group.make_fragment_B(pv_group.partition_B(shared.v))
+    scores_shape = qk_group.partition_shape_C((variant.rows, keys))
     sums_shape = pv_group.partition_shape_C((variant.rows, variant.width))
     return SimpleNamespace(
         variant=variant,
@@ -54,7 +56,8 @@ def fragments_of(variant, shared):
         rq=rq,
         rk=rk,
         rv=rv,
-        scores_shape=qk_group.partition_shape_C((variant.rows, keys)),
+        scores_shape=scores_shape,
+        kept_scores=qk_group.make_fragment_C(scores_shape) if variant.ahead else None,
         sums=pv_group.make_fragment_C(sums_shape),
         weights=weights_of(dtype, keys),
         warp_group=warp_group,

@@ -11,8 +11,9 @@ from cutlass import Boolean, Float32, Int32, const_expr
 from genrec_kernels.cutlass.fragments import fragments_of
 from genrec_kernels.cutlass.key_parts import steps_of_group
 from genrec_kernels.cutlass.key_tiles import limits_of_rows
+from genrec_kernels.cutlass.paged_steps import run_ahead, run_steps
 from genrec_kernels.cutlass.scores import weight_of
-from genrec_kernels.cutlass.steps import first_step, last_step, next_step, pass_by
+from genrec_kernels.cutlass.steps import pass_by
 from genrec_kernels.cutlass.stores import store, store_part
 from genrec_kernels.cutlass.variants import GROUP_ROWS
 from genrec_kernels.fp8_layout import WEIGHT_SCALE
@@ -90,19 +91,8 @@ def compute_paged_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, ri
             q_place = q_get.wait_and_advance()
             k_get, v_get = pass_by(k_get, v_get, unseen)
             if unseen < steps:
-                first_key = keys * (end - 1 - unseen)
-                k_get = first_step(tile, k_get, first_key)
-                previous = first_key
-                for step in cutlass.range(unseen + 1, masked_end, unroll=1):
-                    first_key = keys * (end - 1 - step)
-                    k_get, v_get = next_step(tile, k_get, v_get, first_key, previous, True)
-                    previous = first_key
-                for step in cutlass.range(cutlass.max(unseen + 1, masked_end), steps, unroll=1):
-                    first_key = keys * (end - 1 - step)
-                    k_get, v_get = next_step(tile, k_get, v_get, first_key, previous, False)
-                    previous = first_key
-                q_place.release()
-                v_get = last_step(tile, v_get, previous)
+                run = run_ahead if const_expr(variant.ahead) else run_steps
+                k_get, v_get = run(tile, k_get, v_get, unseen, masked_end, steps, end, q_place)
             else:
                 q_place.release()
 

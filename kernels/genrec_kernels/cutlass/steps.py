@@ -22,10 +22,10 @@ from genrec_kernels.cutlass.variants import GROUP_ROWS
 
 def first_step(tile, k_get, first_key):
     """Weights of the first tile of keys that is seen; it always needs a mask."""
-    scores, k_place = _scores_of(tile, k_get, first_key, True)
+    scores, k_place = scores_of(tile, k_get, first_key, True)
     warpgroup.wait_group(0)
     k_place.release()
-    _hide_unseen(tile, scores, first_key, True)
+    hide_unseen_keys(tile, scores, first_key, True)
     if const_expr(tile.variant.fp8):
         put_weights(tile.weights, pairs_of_weights(scores, tile.half_alpha))
     else:
@@ -36,16 +36,16 @@ def first_step(tile, k_get, first_key):
 
 def next_step(tile, k_get, v_get, first_key, previous, masked):
     """Scores of one tile of keys, while the previous tile's values are added to the sums."""
-    scores, k_place = _scores_of(tile, k_get, first_key, masked)
+    scores, k_place = scores_of(tile, k_get, first_key, masked)
     v_place = v_get.wait_and_advance()
     if const_expr(masked):
-        _hide_foreign_rows(tile, v_place.index, previous)
+        hide_foreign_values(tile, v_place.index, previous)
     warpgroup.fence()
     add_product(tile.pv_mma, tile.sums, tile.weights, stage(tile.rv, v_place))
     warpgroup.commit_group()
     warpgroup.wait_group(1)
     k_place.release()
-    _hide_unseen(tile, scores, first_key, masked)
+    hide_unseen_keys(tile, scores, first_key, masked)
     if const_expr(tile.variant.fp8):
         # In eight bits SiLU takes longer than the product beside it, and ptxas moves most of it
         # behind the wait for that product, where nothing overlaps; not past a branch, which the
@@ -67,7 +67,7 @@ def next_step(tile, k_get, v_get, first_key, previous, masked):
 def last_step(tile, v_get, previous):
     """Add the last tile's values."""
     v_place = v_get.wait_and_advance()
-    _hide_foreign_rows(tile, v_place.index, previous)
+    hide_foreign_values(tile, v_place.index, previous)
     warpgroup.fence()
     add_product(tile.pv_mma, tile.sums, tile.weights, stage(tile.rv, v_place))
     warpgroup.commit_group()
@@ -87,7 +87,7 @@ def pass_by(k_get, v_get, steps):
     return k_get, v_get
 
 
-def _scores_of(tile, k_get, first_key, masked):
+def scores_of(tile, k_get, first_key, masked):
     """The scores of a tile of keys, queued, in registers; what the product adds to comes first."""
     variant = tile.variant
     scores = tile.qk_group.make_fragment_C(tile.scores_shape)
@@ -118,7 +118,7 @@ def _scores_of(tile, k_get, first_key, masked):
     return scores, k_place
 
 
-def _hide_unseen(tile, scores, first_key, masked):
+def hide_unseen_keys(tile, scores, first_key, masked):
     """Nothing of the keys that a row does not see."""
     if const_expr(masked):
         hide_unseen(
@@ -132,7 +132,8 @@ def _hide_unseen(tile, scores, first_key, masked):
         )
 
 
-def _hide_foreign_rows(tile, stage, first_key):
+def hide_foreign_values(tile, stage, first_key):
+    """Nothing of the values that lie past the keys."""
     if const_expr(tile.variant.fp8):
         if const_expr(tile.variant.paged):  # else its values are zero there
             hide_foreign_places(tile.variant, tile.sv, stage, first_key, tile.num_keys, tile.thread)

@@ -35,6 +35,8 @@ class AttentionVariant:
         paged: whether it is new rows over histories in pages.
         same_bias: of `paged` with `bias`: whether rows of a request have one bias.
         page_keys: of `paged`: rows of a page that one copy brings; a page holds a multiple of it.
+        ahead: of `paged` fp8: whether a tile's scores are made while SiLU is applied to those of
+            the tile before, which takes registers for both.
     """
 
     element: Element
@@ -49,6 +51,7 @@ class AttentionVariant:
     paged: bool = False
     same_bias: bool = False
     page_keys: int = PAGE_KEYS
+    ahead: bool = False
 
     @property
     def name(self) -> str:
@@ -164,6 +167,7 @@ def paged_variant_of(
         paged=True,
         same_bias=bias and same_bias,
         page_keys=SMALL_PAGE_KEYS if page_size % PAGE_KEYS else PAGE_KEYS,
+        ahead=element == "fp8",
     )
 
 
