@@ -107,6 +107,7 @@ _OWN_BIAS_PAGED_TILES = _PAGED_TILES | {64: (1, 64, 3, 3)}
 #: Of e4m3: a tile's keys lie along the sum of P V, where 128 bytes are the widest swizzle.
 _FP8_TILES = {64: (3, 128, 4, 1), 128: (3, 128, 4, 1), 256: (2, 64, 4, 1)}
 _FP8_PAGED_TILES = {64: (2, 128, 4, 1), 128: (2, 128, 4, 1), 256: (2, 64, 4, 1)}
+_OWN_BIAS_FP8_PAGED_TILES = _FP8_PAGED_TILES | {64: (1, 128, 2, 3)}
 WIDTHS = tuple(_TILES)
 
 
@@ -150,9 +151,10 @@ def paged_variant_of(
     element: Element, width: int, *, bias: bool, same_bias: bool, page_size: int = PAGE_KEYS
 ) -> AttentionVariant:
     """The variant for pages of `page_size` rows; `same_bias` says nothing without a bias."""
-    tiles = _OWN_BIAS_PAGED_TILES if bias and not same_bias else _PAGED_TILES
-    if element == "fp8":
-        tiles = _FP8_PAGED_TILES
+    own_bias, fp8 = bias and not same_bias, element == "fp8"
+    tiles = _OWN_BIAS_PAGED_TILES if own_bias else _PAGED_TILES
+    if fp8:
+        tiles = _OWN_BIAS_FP8_PAGED_TILES if own_bias else _FP8_PAGED_TILES
     groups, keys, stages, resident = tiles[width]
     return AttentionVariant(
         element=element,
@@ -167,7 +169,8 @@ def paged_variant_of(
         paged=True,
         same_bias=bias and same_bias,
         page_keys=SMALL_PAGE_KEYS if page_size % PAGE_KEYS else PAGE_KEYS,
-        ahead=element == "fp8",
+        # Three blocks a multiprocessor leave too few registers for it.
+        ahead=fp8 and resident == 1,
     )
 
 
