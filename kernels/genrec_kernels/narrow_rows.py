@@ -30,4 +30,4 @@ class NarrowRows(NamedTuple):
 def narrow_rows(x: Tensor) -> NarrowRows:
     """Rows [R, K], of a weight for example, so that the greatest number of each just fits."""
     scales = (x.float().abs().amax(dim=1) / LARGEST).clamp(min=LEAST_SCALE)
-    return NarrowRows(round_to_fp8(x.float() / scales[:, None]), scales)
+    return NarrowRows(round_to_fp8(x.float() * (1 / scales)[:, None]), scales)
