@@ -206,8 +206,9 @@ def test_page_write_of_eight_bits(width: int, page: int) -> None:
     ptx = compiled.asm["ptx"]
     assert "e4m3x2" in ptx
     # A thread stores two rows of keys, and two dimensions of values, by 16 bytes; values come in
-    # pairs and need no exchange between threads. Single bytes are of groups that are not whole.
+    # pairs and need no exchange between threads. Two bytes and one are of groups not whole.
     assert ptx.count("st.global.v4.b32") == 4
+    assert ptx.count("st.global.b16") == 16
     assert ptx.count("st.global.b8") == 32
     assert "shared" not in ptx
     assert "shfl" not in ptx

@@ -2,8 +2,9 @@
 
 A program writes the runs that begin in its `PERMUTED` rows of the batch: rows one after the other
 whose slots follow each other in one group of `PERMUTED`. A thread has a few dimensions of a whole
-group, loaded by places, so its values go out as they come, 16 bytes at once where a run fills its
-group. No run reaches beyond the `PERMUTED` rows after its program's.
+group, loaded by places, so its values go out as they come: 16 bytes at once where a run fills its
+group, else two, as single bytes are slow. No run reaches beyond the `PERMUTED` rows after its
+program's.
 
 Letters in shapes: Y rows that a program looks at, X keys and P places of a group, D dimensions of
 a program (of a head, or a part of them), H half as many. Of queries, X are rows.
@@ -59,6 +60,16 @@ def _by_places(
         )
 
 
+@triton.jit
+def _store_values(
+    ptr_HP, even_HP, odd_HP, dim_H, wanted_P, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr
+):
+    """The wanted places of the dimensions `dim_H`, which are even, and of those after them."""
+    wanted_1P = wanted_P[None, :]
+    tl.store(ptr_HP, even_HP, mask=(dim_H < HEAD_DIM)[:, None] & wanted_1P)
+    tl.store(ptr_HP + PAGE, odd_HP, mask=(dim_H + 1 < HEAD_DIM)[:, None] & wanted_1P)
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def _write(
     k_ptr, v_ptr, slots_ptr, times_ptr, scales_ptr, keys_ptr, values_ptr, page_times_ptr, num_rows,
@@ -83,7 +94,9 @@ def _write(
     dim_H = part * BLOCK_DIM + 2 * tl.arange(0, BLOCK_DIM // 2)
     key_X = tl.arange(0, _GROUP)
     place_P = tl.arange(0, _GROUP)
-    key_P = 8 * (place_P % 4 // 2) + place_P // 4 * 2 + place_P % 2  # see `fp8_layout`
+    # Two places have two keys one after the other, see `fp8_layout`: the even one.
+    pair_P = place_P // 2
+    even_key_P = pair_P % 2 * 8 + pair_P // 2 * 2
 
     found = tl.min(found_Y)
     while found < none:
@@ -113,15 +126,16 @@ def _write(
         # A thread has neighbours in D, and stores one at a time.
         v_H2P = v_DP.reshape(BLOCK_DIM // 2, 2, _GROUP)
         even_HP, odd_HP = tl.split(v_H2P.permute(0, 2, 1))
-        values_ptr_HP = values_ptr + at + first + (dim_H * PAGE)[:, None] + place_P[None, :]
-        even_mask_H1, odd_mask_H1 = (dim_H < HEAD_DIM)[:, None], (dim_H + 1 < HEAD_DIM)[:, None]
+        ptr_HP = values_ptr + at + first + (dim_H * PAGE)[:, None] + place_P[None, :]
         if end - begin == _GROUP:
-            tl.store(values_ptr_HP, even_HP, mask=even_mask_H1)
-            tl.store(values_ptr_HP + PAGE, odd_HP, mask=odd_mask_H1)
+            _store_values(ptr_HP, even_HP, odd_HP, dim_H, place_P >= 0, HEAD_DIM, PAGE)
         else:
-            in_run_1P = ((key_P >= from_key) & (key_P < to_key))[None, :]
-            tl.store(values_ptr_HP, even_HP, mask=even_mask_H1 & in_run_1P)
-            tl.store(values_ptr_HP + PAGE, odd_HP, mask=odd_mask_H1 & in_run_1P)
+            both_P = (even_key_P >= from_key) & (even_key_P + 1 < to_key)
+            _store_values(ptr_HP, even_HP, odd_HP, dim_H, both_P, HEAD_DIM, PAGE)
+            if (from_key % 2 != 0) | (to_key % 2 != 0):
+                key_P = even_key_P + place_P % 2
+                one_P = (key_P >= from_key) & (key_P < to_key) & (both_P == 0)
+                _store_values(ptr_HP, even_HP, odd_HP, dim_H, one_P, HEAD_DIM, PAGE)
         if HAS_TIMES:
             times_X = in_run_X & (key_X < tl.where(head + part == 0, _GROUP, 0))
             time_X = tl.load(times_ptr + row + key_X, mask=times_X)
