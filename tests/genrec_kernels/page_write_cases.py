@@ -15,6 +15,26 @@ from genrec_kernels.triton.fp8_pages import narrow_queries
 
 from .paged_inputs import DEVICE, ON_GPU, TOLERANCE
 
+SKIP = [-1]
+#: Slots, of 192, of rows one after the other; groups of 16 of them are written at once.
+SLOTS = {
+    "whole groups": [*range(32, 96)],
+    "from the middle of a group": [*range(5, 75)],
+    "whole groups from a row in the middle": [*SKIP * 5, *range(64, 112)],
+    "cut": [n if n % 21 else -1 for n in range(64, 128)],
+    "two requests": [*range(23), *SKIP * 3, *range(64, 104), *SKIP * 3],
+    "one run beside another": [*range(32, 48), *range(16), *range(120, 144), *range(144, 147)],
+    "a group short of a row at the end": [*range(48, 79)],
+    "a group short of its first row": [*range(17, 32), *range(64, 80)],
+    "one group in three parts": [*range(16, 24), *range(64, 80), 31, *range(24, 31)],
+    "padding that counts up": [-3, -2, -1, *range(20), -2, -1],
+    "backwards": [*range(39, 15, -1)],
+    "every other": [*range(0, 48, 2)],
+    "any": torch.randperm(192, generator=torch.Generator().manual_seed(0))[:24].tolist(),
+    "one": [77],
+    "none": SKIP * 40,
+}
+
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(("heads", "width"), [(2, 16), (3, 24)])
@@ -72,6 +92,35 @@ def test_page_write_of_eight_bits(dtype: torch.dtype, rounded: bool) -> None:
     page_write(k, v, slots, kv_pages=pages, kv_scales=scales, backend="triton")
     torch.testing.assert_close(pages.float(), expected.float(), rtol=0, atol=0, equal_nan=True)
     assert int(expected.float().isfinite().sum()) > 30 * 3 * 48
+
+
+@pytest.mark.parametrize("slots", SLOTS.values(), ids=SLOTS)
+@pytest.mark.parametrize(
+    ("page", "heads", "width"), [(16, 2, 24), (64, 1, 64), (16, 1, 128), (64, 1, 256), (48, 1, 1)]
+)
+def test_slots_of_eight_bits(slots: list[int], page: int, heads: int, width: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    numbers = torch.randn(len(slots), 2, heads, width, generator=g).to(FP8)
+    k, v = numbers.to(DEVICE, torch.bfloat16).unbind(1)
+    times = torch.randint(0, 2**40, (len(slots),), generator=g).to(DEVICE)
+    # By which a number of float8 stays one, as above.
+    scales = torch.tensor([[0.5, 1.0], [0.25, 0.125]], device=DEVICE)[:, :heads]
+    pages = torch.full((192 // page, heads, page, 2 * width), torch.nan, device=DEVICE).to(FP8)
+    time_pages = torch.full((192 // page, page), -1, device=DEVICE)
+    expected, expected_times = pages.clone(), time_pages.clone()
+    at = torch.tensor(slots, device=DEVICE)
+    page_write_reference(
+        k, v, at,
+        kv_pages=expected, kv_scales=scales, timestamps=times, timestamp_pages=expected_times,
+    )  # fmt: skip
+    page_write(
+        k, v, at,
+        kv_pages=pages, kv_scales=scales, timestamps=times, timestamp_pages=time_pages,
+        backend="triton",
+    )  # fmt: skip
+    torch.testing.assert_close(pages.float(), expected.float(), rtol=0, atol=0, equal_nan=True)
+    assert int(pages.float().isfinite().sum()) == 2 * heads * width * sum(n >= 0 for n in slots)
+    assert torch.equal(time_pages, expected_times)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

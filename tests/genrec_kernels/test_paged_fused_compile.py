@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 import triton
 from triton.backends.compiler import GPUTarget
 
+from genrec_kernels.fp8_layout import LARGEST, largest_factor
 from genrec_kernels.triton import (
     fp8_pages,
     fused_linear,
@@ -42,8 +44,11 @@ def compile_for_hopper(
     num_warps: int = 4,
     num_stages: int = 2,
     types: dict[str, str] | None = None,
+    aligned: Collection[str] = (),
     **constants: object,
 ) -> Any:
+    """Compiled as a launch does it, arguments named `aligned` and pointers multiples of 16."""
+
     def kind(name: str) -> str:
         if name in constants:
             return "constexpr"
@@ -60,7 +65,9 @@ def compile_for_hopper(
         signature={name: kind(name) for name in names},
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={
-            (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name.endswith("_ptr")
+            (i,): [["tt.divisibility", 16]]
+            for i, name in enumerate(names)
+            if name.endswith("_ptr") or name in aligned
         },
     )
     options = {"num_warps": num_warps, "num_stages": num_stages}
@@ -187,16 +194,32 @@ def test_top_k() -> None:
     ).asm["cubin"]
 
 
-def test_rows_of_eight_bits() -> None:
+@pytest.mark.parametrize("page", [16, 64])
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_page_write_of_eight_bits(width: int, page: int) -> None:
     compiled = compile_for_hopper(
         fp8_pages._write,
+        num_warps=fp8_pages.WARPS,
         types={"scales_ptr": "*fp32", "keys_ptr": "*fp8e4nv", "values_ptr": "*fp8e4nv"},
-        HEAD_DIM=64, BLOCK_DIM=64, BLOCK_ROWS=32, PAGE=64, PERMUTED=16, HAS_TIMES=True, ASM=True,
+        aligned=("k_row", "k_head", "v_row", "v_head", "kv_page", "kv_head"),
+        HEAD_DIM=width, BLOCK_DIM=fp8_pages.DIMENSIONS, PAGE=page, HAS_TIMES=True,
+        LARGEST=LARGEST, LARGEST_KEY=largest_factor(width),
     )  # fmt: skip
-    assert "e4m3x2" in compiled.asm["ptx"]
+    ptx = compiled.asm["ptx"]
+    assert "e4m3x2" in ptx
+    # A thread stores two rows of keys, and two dimensions of values, by 16 bytes; values come in
+    # pairs and need no exchange between threads. Two bytes and one are of groups not whole.
+    assert ptx.count("st.global.v4.b32") == 4
+    assert ptx.count("st.global.b16") == 16
+    assert ptx.count("st.global.b8") == 32
+    assert "shared" not in ptx
+    assert "shfl" not in ptx
+
+
+def test_queries_of_eight_bits() -> None:
     compiled = compile_for_hopper(
         fp8_pages._narrow_queries,
         types={"k_scales_ptr": "*fp32", "out_ptr": "*fp8e4nv", "qk_scale": "fp32"},
-        NUM_HEADS=4, HEAD_DIM=256, BLOCK_DIM=256, BLOCK_ROWS=16,
+        NUM_HEADS=4, HEAD_DIM=256, BLOCK_DIM=256, BLOCK_ROWS=16, LARGEST=largest_factor(256),
     )  # fmt: skip
     assert "e4m3x2" in compiled.asm["ptx"]

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from genrec_kernels.bench.paged_measure import Recorder, copy_bandwidth, relative_error, time_graph
 from genrec_kernels.bench.records import RECORDS
+from genrec_kernels.fp8_layout import places_of
 from genrec_kernels.fp8_linear import linear_add_fp8, linear_silu_fp8
+from genrec_kernels.fp8_pages import FP8, keys_and_values, narrow
 from genrec_kernels.fused_linear import linear_add, linear_silu
 from genrec_kernels.fused_norm_gate import layer_norm, norm_gate
 from genrec_kernels.narrow_rows import narrow_rows
@@ -26,6 +28,8 @@ from genrec_kernels.top_k import groups_pay, top_k
 
 DTYPE = torch.bfloat16
 HEADS, WIDTH, PAGE = 4, 128, 64
+#: New rows of a request, from the start of a page: not a multiple of what is written at once.
+RUN = 120
 
 
 def measure_page_write(rows: int, recorder: Recorder, copy_tbps: float) -> None:
@@ -57,6 +61,47 @@ def measure_page_write(rows: int, recorder: Recorder, copy_tbps: float) -> None:
         reference="plain PyTorch", reference_ms=time_graph([plain]).p50, error=error,
         note=f"{100 * moved / timing.p50 / 1e9 / copy_tbps:.0f} % of the copy's bandwidth"
         + ("; from the L2 cache" if moved < 5e7 else ""),
+    )  # fmt: skip
+
+
+def measure_page_write_fp8(rows: int, recorder: Recorder, copy_tbps: float) -> None:
+    """The same in eight bits, rows in runs as a server writes them."""
+    k, v = torch.randn(rows, 4, HEADS, WIDTH, device="cuda").to(DTYPE)[:, :2].unbind(1)
+    scales = torch.full((2, HEADS), 0.01, device="cuda")
+    row = torch.arange(rows, device="cuda")
+    pages = torch.randperm(-(-rows // RUN) * -(-RUN // PAGE), device="cuda").view(
+        -1, -(-RUN // PAGE)
+    )
+    page, place = pages[row // RUN, row % RUN // PAGE], row % RUN % PAGE
+    slots, value_place = page * PAGE + place, places_of(place)
+    kv_pages = torch.zeros(pages.numel(), HEADS, PAGE, 2 * WIDTH, device="cuda").to(FP8)
+    keys, values = (half.view(torch.uint8) for half in keys_and_values(kv_pages))
+    time_pages = torch.zeros(pages.numel(), PAGE, device="cuda", dtype=torch.int64)
+    times = torch.randint(0, 2**31, (rows,), device="cuda")
+
+    def plain() -> None:
+        keys[page, :, place] = narrow(k, scales[0]).view(torch.uint8)
+        values[page, :, :, value_place] = narrow(v, scales[1]).view(torch.uint8)
+        time_pages[page, place] = times
+
+    def fused() -> None:
+        page_write(
+            k, v, slots,
+            kv_pages=kv_pages, kv_scales=scales, timestamps=times, timestamp_pages=time_pages,
+        )  # fmt: skip
+
+    plain()
+    expected = kv_pages.double()
+    kv_pages.zero_()
+    fused()
+    error = relative_error(kv_pages, expected)
+    timing = time_graph([fused])
+    moved = rows * (2 * HEADS * WIDTH * (DTYPE.itemsize + FP8.itemsize) + 24)
+    recorder.add(
+        f"page-write-fp8-{rows}", timing, backend="triton", dtype=DTYPE, work=moved, unit="TB/s",
+        reference="plain PyTorch", reference_ms=time_graph([plain]).p50, error=error,
+        note=f"{100 * moved / timing.p50 / 1e9 / copy_tbps:.0f} % of the copy's bandwidth; runs of "
+        f"{RUN} rows" + ("; from the L2 cache" if moved < 5e7 else ""),
     )  # fmt: skip
 
 
@@ -223,6 +268,10 @@ def measurements(recorder: Recorder) -> dict[str, list[Callable[[], None]]]:
     return {
         "page-write": [
             partial(measure_page_write, rows, recorder, copy_tbps) for rows in (512, 8192, 65_536)
+        ],
+        "page-write-fp8": [
+            partial(measure_page_write_fp8, rows, recorder, copy_tbps)
+            for rows in (512, 8192, 65_536)
         ],
         "linear-silu": [
             partial(measure_linear, *shape, recorder, adds=False) for shape in products

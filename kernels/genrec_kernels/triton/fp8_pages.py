@@ -1,6 +1,13 @@
 """Rows in eight bits, in Triton: into pages as `genrec_kernels.fp8_pages` has them, and queries.
 
-Letters in shapes: X rows of a program, D dimensions of a program (of a head, or a part of them).
+A program writes the runs that begin in its `PERMUTED` rows of the batch: rows one after the other
+whose slots follow each other in one group of `PERMUTED`. A thread has a few dimensions of a whole
+group, loaded by places, so its values go out as they come: 16 bytes at once where a run fills its
+group, else two, as single bytes are slow. No run reaches beyond the `PERMUTED` rows after its
+program's.
+
+Letters in shapes: Y rows that a program looks at, X keys and P places of a group, D dimensions of
+a program (of a head, or a part of them), H half as many. Of queries, X are rows.
 """
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
@@ -11,17 +18,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from genrec_kernels.dispatch import interpreting
-from genrec_kernels.fp8_layout import LARGEST, PERMUTED, largest_factor
+from genrec_kernels.fp8_layout import KEY_OF_PLACE, LARGEST, PERMUTED, largest_factor
 from genrec_kernels.fp8_pages import FP8, keys_and_values
 from genrec_kernels.triton.page_write import time_arguments
 
-#: Rows of a program that writes pages: a value's bytes of so many rows lie side by side.
-ROWS = 32
-#: Dimensions of such a program.
+#: Dimensions of a program that writes pages, and its warps: two dimensions of a thread.
 DIMENSIONS = 64
+WARPS = 1
 #: Elements of a program that rounds rows.
 ELEMENTS = 2048
+_GROUP = tl.constexpr(PERMUTED)
+_KEY_OF_PLACE = tl.constexpr(KEY_OF_PLACE)
 
 
 @triton.jit
@@ -33,58 +40,108 @@ def _rounded(x_XD, factor, LARGEST: tl.constexpr):
 
 
 @triton.jit
-def _in_rows(x, ASM: tl.constexpr):
-    """Itself; Triton would else load rows as they are stored, a few bytes of each at a time."""
-    if ASM:
-        bits = tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=r,r", [x.to(tl.uint8, bitcast=True)],
-            dtype=tl.uint8, is_pure=False, pack=4,
-        )  # fmt: skip
-        return bits.to(tl.float8e4nv, bitcast=True)
+def _by_places(
+    x_ptr, x_row, dim_D, from_key, to_key,
+    HEAD_DIM: tl.constexpr, PLACE: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    """Rows of a run's keys at the places ``PLACE + n · STEP``, [D, 2, 2, ...].
+
+    The last axis is n's lowest bit. All places of a dimension are in one thread.
+    """
+    if STEP == _GROUP:
+        key: tl.constexpr = _KEY_OF_PLACE[PLACE]
+        dims = tl.where((from_key <= key) & (to_key > key), HEAD_DIM, 0)
+        return tl.load(x_ptr + x_row * key + dim_D, mask=dim_D < dims)
     else:
-        return x
+        return tl.join(
+            _by_places(x_ptr, x_row, dim_D, from_key, to_key, HEAD_DIM, PLACE, 2 * STEP),
+            _by_places(x_ptr, x_row, dim_D, from_key, to_key, HEAD_DIM, PLACE + STEP, 2 * STEP),
+        )
+
+
+@triton.jit
+def _store_values(
+    ptr_HP, even_HP, odd_HP, dim_H, wanted_P, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr
+):
+    """The wanted places of the dimensions `dim_H`, which are even, and of those after them."""
+    wanted_1P = wanted_P[None, :]
+    tl.store(ptr_HP, even_HP, mask=(dim_H < HEAD_DIM)[:, None] & wanted_1P)
+    tl.store(ptr_HP + PAGE, odd_HP, mask=(dim_H + 1 < HEAD_DIM)[:, None] & wanted_1P)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _write(
     k_ptr, v_ptr, slots_ptr, times_ptr, scales_ptr, keys_ptr, values_ptr, page_times_ptr, num_rows,
     k_row, k_head, v_row, v_head, kv_page, kv_head, times_page, times_row,
-    HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, PAGE: tl.constexpr,
-    PERMUTED: tl.constexpr, LARGEST: tl.constexpr, LARGEST_KEY: tl.constexpr,
-    HAS_TIMES: tl.constexpr, ASM: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, PAGE: tl.constexpr, LARGEST: tl.constexpr,
+    LARGEST_KEY: tl.constexpr, HAS_TIMES: tl.constexpr,
 ):  # fmt: skip
-    """`BLOCK_ROWS` rows and `BLOCK_DIM` dimensions of one head."""
-    head = tl.program_id(1)
-    row_X = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    slot_X = tl.load(slots_ptr + row_X, mask=row_X < num_rows, other=-1).to(tl.int64)
-    if tl.max(slot_X) < 0:  # candidates, or padding
-        return
-    dim_D = tl.program_id(2) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
-    real_X = slot_X >= 0
-    page_X, place_X = slot_X // PAGE, slot_X % PAGE
-    in_head_D = dim_D < HEAD_DIM
-    real_XD = real_X[:, None] & in_head_D[None, :]
-    at_X = page_X * kv_page + head.to(tl.int64) * kv_head
-    k_factor = tl.div_rn(1.0, tl.load(scales_ptr + head))
-    v_factor = tl.div_rn(1.0, tl.load(scales_ptr + tl.num_programs(1) + head))
+    """The runs that begin in a group of rows, `BLOCK_DIM` dimensions of one head."""
+    head, part = tl.program_id(1), tl.program_id(2)
+    y_Y = tl.arange(0, 2 * _GROUP)
+    row_Y = tl.program_id(0) * _GROUP + y_Y
+    slot_Y = tl.load(slots_ptr + row_Y, mask=row_Y < num_rows, other=-1)
+    before_Y = tl.load(slots_ptr + row_Y - 1, mask=(row_Y > 0) & (row_Y <= num_rows), other=-1)
+    # Rows that do not continue a run; of these, one that has a slot begins a run.
+    key_Y = (slot_Y % _GROUP).to(tl.int32)
+    fresh_Y = (key_Y == 0) | (slot_Y != before_Y + 1)
+    begins_Y = fresh_Y & (slot_Y >= 0) & (y_Y < _GROUP)
+    # Row and key in one number, so that one minimum finds both.
+    none: tl.constexpr = 2 * _GROUP * _GROUP
+    found_Y = tl.where(begins_Y, y_Y * _GROUP + key_Y, none)
 
-    k_at_X = k_ptr + row_X * k_row + head * k_head
-    v_at_X = v_ptr + row_X * v_row + head * v_head
-    k_XD = tl.load(k_at_X[:, None] + dim_D[None, :], mask=real_XD)
-    v_XD = tl.load(v_at_X[:, None] + dim_D[None, :], mask=real_XD)
-    keys_at_XD = keys_ptr + (at_X + place_X * HEAD_DIM)[:, None] + dim_D[None, :]
-    tl.store(keys_at_XD, _rounded(k_XD, k_factor, LARGEST_KEY), mask=real_XD)
+    dim_D = part * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
+    dim_H = part * BLOCK_DIM + 2 * tl.arange(0, BLOCK_DIM // 2)
+    key_X = tl.arange(0, _GROUP)
+    place_P = tl.arange(0, _GROUP)
+    # Two places have two keys one after the other, see `fp8_layout`: the even one.
+    pair_P = place_P // 2
+    even_key_P = pair_P % 2 * 8 + pair_P // 2 * 2
 
-    # The place of each key, see `fp8_layout`.
-    key_X = place_X % PERMUTED
-    value_X = at_X + place_X - key_X + key_X % 8 // 2 * 4 + key_X // 8 * 2 + key_X % 2
-    values_at_DX = values_ptr + value_X[None, :] + (dim_D * PAGE)[:, None]
-    v_DX = tl.trans(_in_rows(_rounded(v_XD, v_factor, LARGEST), ASM))
-    tl.store(values_at_DX, v_DX, mask=in_head_D[:, None] & real_X[None, :])
-    if HAS_TIMES:
-        once_X = real_X & (head == 0) & (tl.program_id(2) == 0)
-        time_X = tl.load(times_ptr + row_X, mask=once_X)
-        tl.store(page_times_ptr + page_X * times_page + place_X * times_row, time_X, mask=once_X)
+    found = tl.min(found_Y)
+    while found < none:
+        begin, from_key = found // _GROUP, found % _GROUP
+        end = tl.min(tl.where(fresh_Y & (y_Y > begin), y_Y, 2 * _GROUP))
+        to_key = from_key + end - begin
+        # Of the group's first key: its row (or where that would be), and its place in the pages.
+        row = tl.program_id(0).to(tl.int64) * _GROUP + begin - from_key
+        group = tl.load(slots_ptr + row + from_key).to(tl.int64) // _GROUP
+        page, first = group // (PAGE // _GROUP), group % (PAGE // _GROUP) * _GROUP
+        at = page * kv_page + head.to(tl.int64) * kv_head
+
+        v_at = v_ptr + row * v_row + head * v_head
+        v_DP = _by_places(v_at, v_row, dim_D, from_key, to_key, HEAD_DIM, 0, 1)
+        in_run_X = (key_X >= from_key) & (key_X < to_key)
+        k_ptr_X = k_ptr + row * k_row + head * k_head + key_X * k_row
+        k_mask_XD = in_run_X[:, None] & (dim_D < HEAD_DIM)[None, :]
+        k_XD = tl.load(k_ptr_X[:, None] + dim_D[None, :], mask=k_mask_XD)
+        # Any earlier, and the rows would wait for them.
+        k_scale = tl.load(scales_ptr + head)
+        v_scale = tl.load(scales_ptr + tl.num_programs(1) + head)
+
+        keys_ptr_X = keys_ptr + at + first * HEAD_DIM + key_X * HEAD_DIM
+        k_XD = _rounded(k_XD, tl.div_rn(1.0, k_scale), LARGEST_KEY)
+        tl.store(keys_ptr_X[:, None] + dim_D[None, :], k_XD, mask=k_mask_XD)
+        v_DP = _rounded(v_DP, tl.div_rn(1.0, v_scale), LARGEST)
+        # A thread has neighbours in D, and stores one at a time.
+        v_H2P = v_DP.reshape(BLOCK_DIM // 2, 2, _GROUP)
+        even_HP, odd_HP = tl.split(v_H2P.permute(0, 2, 1))
+        ptr_HP = values_ptr + at + first + (dim_H * PAGE)[:, None] + place_P[None, :]
+        if end - begin == _GROUP:
+            _store_values(ptr_HP, even_HP, odd_HP, dim_H, place_P >= 0, HEAD_DIM, PAGE)
+        else:
+            both_P = (even_key_P >= from_key) & (even_key_P + 1 < to_key)
+            _store_values(ptr_HP, even_HP, odd_HP, dim_H, both_P, HEAD_DIM, PAGE)
+            if (from_key % 2 != 0) | (to_key % 2 != 0):
+                key_P = even_key_P + place_P % 2
+                one_P = (key_P >= from_key) & (key_P < to_key) & (both_P == 0)
+                _store_values(ptr_HP, even_HP, odd_HP, dim_H, one_P, HEAD_DIM, PAGE)
+        if HAS_TIMES:
+            times_X = in_run_X & (key_X < tl.where(head + part == 0, _GROUP, 0))
+            time_X = tl.load(times_ptr + row + key_X, mask=times_X)
+            times_ptr_X = page_times_ptr + page * times_page + (first + key_X) * times_row
+            tl.store(times_ptr_X, time_X, mask=times_X)
+        found = tl.min(tl.where(y_Y >= end, found_Y, none))
 
 
 def page_write(
@@ -103,13 +160,13 @@ def page_write(
         return
     times, time_pages, time_strides = time_arguments(slots, timestamps, timestamp_pages)
     keys, values = keys_and_values(kv_pages)
-    block_dim = min(DIMENSIONS, triton.next_power_of_2(head_dim))
-    _write[(triton.cdiv(num_rows, ROWS), num_heads, triton.cdiv(head_dim, block_dim))](
+    block_dim = max(2, min(DIMENSIONS, triton.next_power_of_2(head_dim)))
+    _write[(triton.cdiv(num_rows, PERMUTED), num_heads, triton.cdiv(head_dim, block_dim))](
         k, v, slots, times, kv_scales, keys, values, time_pages, num_rows,
         k.stride(0), k.stride(1), v.stride(0), v.stride(1), *keys.stride()[:2], *time_strides,
-        HEAD_DIM=head_dim, BLOCK_DIM=block_dim, BLOCK_ROWS=ROWS, PAGE=kv_pages.shape[2],
-        PERMUTED=PERMUTED, LARGEST=LARGEST, LARGEST_KEY=largest_factor(head_dim),
-        HAS_TIMES=times is not slots, ASM=not interpreting(), num_warps=4,
+        HEAD_DIM=head_dim, BLOCK_DIM=block_dim, PAGE=kv_pages.shape[2],
+        LARGEST=LARGEST, LARGEST_KEY=largest_factor(head_dim), HAS_TIMES=times is not slots,
+        num_warps=WARPS,
     )  # fmt: skip
 
 
