@@ -3,8 +3,7 @@
 A program writes the runs that begin in its `PERMUTED` rows of the batch: rows one after the other
 whose slots follow each other in one group of `PERMUTED`. A thread has a few dimensions of a whole
 group, loaded by places, so its values go out as they come: 16 bytes at once where a run fills its
-group, else two, as single bytes are slow. No run reaches beyond the `PERMUTED` rows after its
-program's.
+group, else two. No run reaches beyond the `PERMUTED` rows after its program's.
 
 Letters in shapes: Y rows that a program looks at, X keys and P places of a group, D dimensions of
 a program (of a head, or a part of them), H half as many. Of queries, X are rows.
