@@ -4,7 +4,7 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64
+from cutlass import Int32
 
 
 @cute.jit
@@ -21,34 +21,3 @@ def store(
         if here < num_rows:
             for j in cutlass.range_constexpr(variant.width // 8):
                 pairs_out[start + here, head, 4 * j + column // 2] = pairs[i + 2 * j]
-
-
-@cute.jit
-def store_part(
-    variant: cutlass.Constexpr,
-    sums,
-    partial,
-    start,
-    row,
-    num_rows,
-    head,
-    split,
-    column,
-    inverse_norm,
-    all_rows,
-    heads,
-):
-    """Write the sums of a part of the keys, to be added to those of the other parts.
-
-    Args:
-        partial: float32 [parts · R · H, D].
-    """
-    for i in cutlass.range_constexpr(2):
-        here = row + 8 * i
-        if here < num_rows:
-            line = partial[(Int64(split) * all_rows + start + here) * heads + head, None]
-            for j in cutlass.range_constexpr(variant.width // 8):
-                pair = cute.make_rmem_tensor(cute.make_layout(2), Float32)
-                for c in cutlass.range_constexpr(2):
-                    pair[c] = sums[c + 2 * i + 4 * j] * inverse_norm
-                cute.autovec_copy(pair, cute.local_tile(line, (2,), (4 * j + column // 2,)))

@@ -11,9 +11,11 @@ from genrec_kernels.ptx_emulator.warp_state import WarpState
 
 
 def barrier(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
-    """``bar.sync``: until so many threads are there."""
+    """``bar.sync``: until so many threads are there; ``bar.warp.sync``: lanes run together."""
     if not lanes.all():
-        raise PtxError("bar.sync by a part of a warp")
+        raise PtxError(f"{instruction.name} by a part of a warp")
+    if "warp" in instruction.op:
+        return
     number = int(warp.registers.read(instruction.operands[0], "u32")[0])
     threads = warp.machine.program.block_threads
     if len(instruction.operands) > 1:
