@@ -12,7 +12,7 @@ Letters: H heads, D width of a head, R rows.
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64
+from cutlass import Float32, Int32, Int64, const_expr
 
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
 from genrec_kernels.cutlass.scores import weight_of
@@ -80,16 +80,13 @@ def add_own(rows, sums, tensors, half_alpha, own_bias, own_factor, sums_per_valu
     """
     head, words = rows.head, rows.words
     floats = cute.recast_tensor(words, Float32)
+    moves = [list(rows.moves(i)) for i in range(2)]
+    # Both halves at once, so that they are waited for together, where there are registers for it.
+    own = [_own_of(tensors, head, moves[i]) for i in range(2 if rows.width < 256 else 1)]
     for i in cutlass.range_constexpr(2):
-        moves = list(rows.moves(i))
-        loaded = [
-            [
-                _chunk_of(x[here, head, None], chunk, _CHUNK)
-                for x in (tensors.q, tensors.k, tensors.v)
-            ]
-            for _, here, _, chunk in moves
-        ]
-        for (staged_row, _, _, chunk), (q, k, v) in zip(moves, loaded, strict=True):
+        if const_expr(i == len(own)):
+            own.append(_own_of(tensors, head, moves[i]))
+        for (staged_row, _, _, chunk), (q, k, v) in zip(moves[i], own[i], strict=True):
             product = q.load().to(Float32) * k.load().to(Float32)
             score = product.reduce(cute.ReductionOp.ADD, Float32(0.0), 0)
             for step in range((rows.width // _CHUNK).bit_length() - 1):
@@ -157,10 +154,12 @@ def store_part_rows(rows, sums, partial, split, all_rows, heads, inverse_norm):
             cute.arch.sync_warp()
 
 
-def _own_of(tensors, row, head, chunk):
-    """A chunk of a row's q, k and v."""
-    lines = (x[row, head, None] for x in (tensors.q, tensors.k, tensors.v))
-    return [_chunk_of(line, chunk, _CHUNK) for line in lines]
+def _own_of(tensors, head, moves):
+    """Of each move, the chunk of its row's q, k and v."""
+    return [
+        [_chunk_of(x[here, head, None], chunk, _CHUNK) for x in (tensors.q, tensors.k, tensors.v)]
+        for _, here, _, chunk in moves
+    ]
 
 
 def _chunk_of(line, chunk, size):
