@@ -50,8 +50,10 @@ TOGETHER = replace(ALTERNATE, together=True)
 SMALL_TILES = {
     "alternate": ALTERNATE,
     "together": TOGETHER,
+    "one behind": replace(TOGETHER, lag=2),
     "cluster of rows": replace(ALTERNATE, cluster_rows=2),
     "cluster of columns": replace(TOGETHER, cluster_columns=2),
+    "cluster of both": replace(ALTERNATE, cluster_rows=2, cluster_columns=2),
 }
 
 
@@ -106,11 +108,12 @@ class Product:
 def run(
     kernel: BuiltKernel, product: Product, *, blocks: int = 2, group: int = 2, seed: int = 0
 ) -> Tensor:
-    """What the kernel gives, in an output that was NaN."""
+    """What the kernel gives, in an output that was NaN, on so many blocks or one cluster."""
     variant = kernel.description.variant
     out = torch.full_like(product.expected, math.nan, dtype=DTYPES[variant.element])
     parameters = product.parameters(variant, out, group)
     cluster = kernel.description.cluster
+    blocks = max(blocks, cluster)
     emulate(Kernel(kernel.ptx), parameters, blocks=blocks, seed=seed, cluster=cluster)
     return out.double()
 
@@ -143,15 +146,19 @@ def test_elements(element: Element, adds: bool) -> None:
         (40, 72, 200),
         (65, 64, 72),
         # More tiles than places of the two warp groups of both blocks, and more steps than stages.
-        (300, 200, 264),
+        (260, 136, 264),
     ],
 )
-@pytest.mark.parametrize("tile", SMALL_TILES.values(), ids=SMALL_TILES)
-def test_shapes(tile: LinearTile, rows: int, columns: int, width: int) -> None:
-    check(built(tile), rows, columns, width)
+@pytest.mark.parametrize("tile", ["alternate", "one behind", "cluster of both"])
+def test_shapes(tile: str, rows: int, columns: int, width: int) -> None:
+    check(built(SMALL_TILES[tile]), rows, columns, width)
 
 
-@pytest.mark.parametrize("tile", TILES, ids=lambda tile: tile.name)
+@pytest.mark.parametrize(
+    "tile",
+    [tile for tile in TILES if tile.cluster == 1 or tile.rows * tile.columns < 128**2],
+    ids=lambda tile: tile.name,
+)
 def test_tiles(tile: LinearTile) -> None:
     check(built(tile, adds=True), tile.block_rows + 1, tile.columns, 72)
 
@@ -159,14 +166,14 @@ def test_tiles(tile: LinearTile) -> None:
 @pytest.mark.parametrize("group", [1, 2, 5, 100])
 def test_any_order_of_tiles(group: int) -> None:
     kernel = built(replace(ALTERNATE, cluster_rows=2))
-    product = Product(kernel.description.variant, 400, 200, 64)
+    product = Product(kernel.description.variant, 400, 136, 64)
     assert_right(run(kernel, product, blocks=4, group=group), product.expected, "bf16")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("tile", SMALL_TILES.values(), ids=SMALL_TILES)
 def test_any_order_of_warps_and_copies(tile: LinearTile, seed: int) -> None:
-    check(built(tile), 200, 136, 136 + 64 * seed, seed=seed, blocks=2 * (1 + seed % 2))
+    check(built(tile), 200, 72, 136 + 64 * seed, seed=seed, blocks=4 - 2 * (seed % 2))
 
 
 def test_more_blocks_than_tiles() -> None:
@@ -231,12 +238,13 @@ def test_what_the_launcher_passes(
         *,
         blocks: int,
         device: torch.device,
+        early: bool,
     ) -> None:
         assert chosen == kernel.description
         emulate(Kernel(kernel.ptx), parameters, blocks=blocks, cluster=chosen.cluster)
 
     monkeypatch.setattr(launcher, "launch", launch_here)
-    monkeypatch.setattr(launcher, "multiprocessors", lambda _: 5)
+    monkeypatch.setattr(launcher, "most_blocks", lambda *_: 4)
     product = Product(kernel.description.variant, 300, 144, 160)
     inputs = (product.x, product.weight, product.bias)
     if product.residual is None:
@@ -328,14 +336,14 @@ def disassembled(kernel: BuiltKernel, folder: Path) -> str:
     return subprocess.run([tool, "-c", cubin], check=True, capture_output=True, text=True).stdout
 
 
-LARGE_TILES = [tile for tile in TILES if tile.rows * tile.columns >= 128**2]
+LARGE_TILES = [t for t in TILES if t.rows * t.columns >= 128**2 and t.cluster_rows == 2]
 
 
 @pytest.mark.parametrize(
     ("tile", "element", "products"),
     [
         *((tile, "bf16", "HGMMA") for tile in LARGE_TILES),
-        *((tile, "fp8", "QGMMA") for tile in LARGE_TILES[:3]),
+        *((tile, "fp8", "QGMMA") for tile in LARGE_TILES[:2]),
     ],
 )
 def test_machine_code(tile: LinearTile, element: Element, products: str, tmp_path: Path) -> None:
@@ -345,7 +353,8 @@ def test_machine_code(tile: LinearTile, element: Element, products: str, tmp_pat
     steps = kernel.description.variant.depth * kernel.description.variant.element_bytes // 32
     assert found == 2 * steps * tile.rows // 64, "the tensor cores are not used as they should be"
     assert len(re.findall(r"\bUTMALDG\b", sass)) == 2
-    assert len(re.findall(r"\bUTMALDG\.\S*MULTICAST", sass)) == (tile.cluster > 1)
+    shared = (tile.cluster_rows > 1) + (tile.cluster_columns > 1)
+    assert len(re.findall(r"\bUTMALDG\.\S*MULTICAST", sass)) == shared
     assert not re.search(r"\b(?:LDL|STL)\b", sass), "registers spill"
     # ptxas may wait after every product, where it takes registers to be too few.
     assert len(re.findall(r"WARPGROUP\.DEPBAR", sass)) == 2

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.cutlass.hstu_attention import multiprocessors
-from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels, launch
+from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels, launch, most_blocks
 from genrec_kernels.cutlass.linear_choice import FP8_TILES, TILES, choose_tile, cluster_tiles
 from genrec_kernels.cutlass.linear_parameters import RowScales, linear_parameters
 from genrec_kernels.cutlass.linear_variants import LinearTile, LinearVariant
@@ -23,6 +23,8 @@ from genrec_kernels.narrow_rows import NarrowRows
 #: Rows whose tiles run side by side for each tile of columns: they share both through the L2 cache.
 _SIDE_BY_SIDE = 1024
 _ALIGNMENT = 16
+#: Whether a kernel is set up while the one ahead of it on the stream still runs.
+BEGINS_EARLY = False
 
 
 def pays(rows: int, columns: int, width: int, *, element_bytes: int) -> bool:  # noqa: ARG001
@@ -62,8 +64,11 @@ def unsupported(
     numbers = [_numbers(x), _numbers(weight)]
     row_bytes = [t.shape[-1] * t.element_size() for t in numbers] + [bias.nbytes]
     read = [*numbers, *([] if residual is None else [residual])]
-    begins = [t.data_ptr() for t in read if t.is_contiguous()]  # a copy of others is aligned
-    if any(n % _ALIGNMENT for n in (*row_bytes, *begins)):
+    kept = [t for t in read if t.is_contiguous()]  # a copy of others is aligned
+    begins = [t.data_ptr() for t in kept]
+    # A single row may be contiguous with any stride.
+    strides = [t.stride(-2) * t.element_size() for t in kept if t.dim() > 1]
+    if any(n % _ALIGNMENT for n in (*row_bytes, *begins, *strides)):
         return f"rows of inputs and output must begin at multiples of {_ALIGNMENT} bytes"
     return None
 
@@ -110,10 +115,10 @@ def _launch(
 ) -> Tensor:
     x_numbers, w_numbers = _numbers(x), _numbers(weight)
     rows, columns = x_numbers.shape[0], w_numbers.shape[0]
-    processors = multiprocessors(bias.device)
     if kernel is None:
         element = _element_of(x, bias)
         assert element is not None
+        processors = multiprocessors(bias.device)
         kernel = _kernel_for(element, residual is not None, rows, columns, processors)
     scales = None
     if isinstance(x, NarrowRows) and isinstance(weight, NarrowRows):
@@ -130,9 +135,10 @@ def _launch(
         out=out,
         group=max(_SIDE_BY_SIDE // (tile.block_rows * tile.cluster_rows), 1),
     )
-    clusters = min(processors // tile.cluster, cluster_tiles(tile, rows, columns))
     with on_device_of(bias):
-        launch(kernel, parameters, blocks=clusters * tile.cluster, device=bias.device)
+        most = most_blocks(kernel, bias.device)
+        blocks = min(most, cluster_tiles(tile, rows, columns) * tile.cluster)
+        launch(kernel, parameters, blocks=blocks, device=bias.device, early=BEGINS_EARLY)
     return out
 
 

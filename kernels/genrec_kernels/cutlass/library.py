@@ -129,9 +129,18 @@ def compiled_kernels(folder: Path = FOLDER) -> dict[str, CompiledKernel[Any]]:
 
 
 def launch(
-    kernel: CompiledKernel[Any], parameters: list[Parameter], *, blocks: int, device: torch.device
+    kernel: CompiledKernel[Any],
+    parameters: list[Parameter],
+    *,
+    blocks: int,
+    device: torch.device,
+    early: bool = False,
 ) -> None:
     """Run a kernel on the current stream of a device, which must be the current device.
+
+    Args:
+        early: it may begin before the kernel ahead of it has ended. It must wait for that itself
+            (``griddepcontrol.wait``).
 
     Raises:
         LaunchFailed: the driver refused.
@@ -141,7 +150,8 @@ def launch(
     function = _function(kernel, device.index or 0)
     stream = torch.cuda.current_stream(device).cuda_stream
     grid, block = (blocks, 1, 1), (kernel.threads, 1, 1)
-    if kernel.cluster == 1:
+    attributes = _attributes(driver, kernel.cluster, early)
+    if not attributes:
         answer = driver.cuLaunchKernel(
             function, *grid, *block, kernel.shared_bytes, stream, packed.address, 0
         )
@@ -150,18 +160,47 @@ def launch(
         config.gridDimX, config.gridDimY, config.gridDimZ = grid
         config.blockDimX, config.blockDimY, config.blockDimZ = block
         config.sharedMemBytes, config.hStream = kernel.shared_bytes, stream
-        config.attrs, config.numAttrs = [_cluster_of(driver, kernel.cluster)], 1
+        config.attrs, config.numAttrs = attributes, len(attributes)
         answer = driver.cuLaunchKernelEx(config, function, packed.address, 0)
     _check(driver, answer, kernel)
 
 
-def _cluster_of(driver: Any, blocks: int) -> Any:
-    """A launch's attribute: so many blocks are a cluster."""
-    attribute = driver.CUlaunchAttribute()
-    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
-    size = attribute.value.clusterDim
-    size.x, size.y, size.z = blocks, 1, 1
-    return attribute
+@cache
+def most_blocks(kernel: CompiledKernel[Any], device: torch.device) -> int:
+    """Of a kernel of which a multiprocessor holds one block: so many of a GPU's run at once.
+
+    Clusters may leave multiprocessors idle, as each is within a part of the GPU.
+    """
+    if kernel.cluster == 1:
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    driver = import_module("cuda.bindings.driver")
+    config = driver.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = kernel.cluster, 1, 1
+    config.blockDimX, config.blockDimY, config.blockDimZ = kernel.threads, 1, 1
+    config.sharedMemBytes = kernel.shared_bytes
+    attributes = _attributes(driver, kernel.cluster, early=False)
+    config.attrs, config.numAttrs = attributes, len(attributes)
+    function = _function(kernel, device.index or 0)
+    clusters = _check(driver, driver.cuOccupancyMaxActiveClusters(function, config), kernel)
+    return int(clusters) * kernel.cluster
+
+
+def _attributes(driver: Any, cluster: int, early: bool) -> list[Any]:
+    """Of a launch."""
+    found = []
+    if cluster > 1:
+        attribute = driver.CUlaunchAttribute()
+        attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        size = attribute.value.clusterDim
+        size.x, size.y, size.z = cluster, 1, 1
+        found.append(attribute)
+    if early:
+        attribute = driver.CUlaunchAttribute()
+        name = "CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION"
+        attribute.id = getattr(driver.CUlaunchAttributeID, name)
+        attribute.value.programmaticStreamSerializationAllowed = 1
+        found.append(attribute)
+    return found
 
 
 def _descriptor(driver: Any, kernel: CompiledKernel[Any], boxes: Boxes) -> Any:

@@ -26,9 +26,16 @@ class TileTime:
 TILES = {
     LinearTile(rows=64, columns=256, stages=4, together=True): TileTime(12.5, 11.5),
     LinearTile(rows=64, columns=256, stages=4, together=True, cluster_rows=2): TileTime(12, 11),
+    LinearTile(rows=64, columns=256, stages=4, together=True, lag=2): TileTime(12.5, 11),
+    LinearTile(rows=64, columns=256, stages=4, together=True, lag=2, cluster_rows=2): TileTime(
+        12, 10.5
+    ),
     LinearTile(rows=128, columns=128, stages=6): TileTime(8, 6.5),
     LinearTile(rows=128, columns=128, stages=6, cluster_rows=2): TileTime(7, 5.5),
     LinearTile(rows=128, columns=128, stages=6, cluster_columns=2): TileTime(7, 5.6),
+    LinearTile(rows=128, columns=128, stages=6, cluster_rows=2, cluster_columns=2): TileTime(
+        7, 5.4
+    ),
     LinearTile(rows=64, columns=256, stages=5): TileTime(9, 7.5),
     LinearTile(rows=64, columns=256, stages=5, cluster_rows=2): TileTime(7, 5.5),
     LinearTile(rows=64, columns=128, stages=6, together=True): TileTime(7.5, 6.5),
@@ -37,6 +44,7 @@ TILES = {
     LinearTile(rows=128, columns=96, stages=7, cluster_rows=2): TileTime(6, 4.8),
     LinearTile(rows=64, columns=64, stages=12): TileTime(5, 3.8),
     LinearTile(rows=64, columns=64, stages=12, cluster_rows=2): TileTime(4.2, 2.9),
+    LinearTile(rows=64, columns=64, stages=12, cluster_rows=2, cluster_columns=2): TileTime(4, 2.9),
     LinearTile(rows=64, columns=32, stages=16, cluster_columns=2): TileTime(4, 2.8),
 }
 #: Of operands in eight bits, which have half the bytes and twice the rate; the same tiles.

@@ -4,7 +4,7 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int16, const_expr
+from cutlass import Int16, Int32, const_expr
 from cutlass.cute.nvgpu import cpasync
 
 from genrec_kernels.cutlass.linear_places import place_of
@@ -22,12 +22,17 @@ def load_steps(variant: cutlass.Constexpr, loads, shared, ring, schedule):
     tile = variant.tile
     (x_copy, x_tma), (w_copy, w_tma) = loads.x, loads.weight
     put = ring.make_producer()
-    for copy in (x_copy, w_copy):
-        cpasync.prefetch_descriptor(copy)
-    everyone = Int16((1 << tile.cluster) - 1)
-    x_mask = everyone if const_expr(tile.cluster_columns > 1) else None
-    w_mask = everyone if const_expr(tile.cluster_rows > 1) else None
+    x_mask, w_mask = None, None
+    if const_expr(tile.cluster_columns > 1):
+        beside = sum(1 << rank * tile.cluster_rows for rank in range(tile.cluster_columns))
+        x_mask = Int16(Int32(beside) << schedule.row_rank)
+    if const_expr(tile.cluster_rows > 1):
+        below = (1 << tile.cluster_rows) - 1
+        w_mask = Int16(Int32(below) << schedule.column_rank * tile.cluster_rows)
 
+    # Nothing is read before the kernel ahead has ended; the one behind may come to this place.
+    cute.arch.griddepcontrol_wait()
+    cute.arch.griddepcontrol_launch_dependents()
     for index in cutlass.range(schedule.first, schedule.tiles, schedule.stride, unroll=1):
         row_tile, column_tile = place_of(variant, schedule, index)
         gx = cute.local_tile(x_tma, (tile.block_rows, variant.depth), (row_tile, None))

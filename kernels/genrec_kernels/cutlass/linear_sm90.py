@@ -5,7 +5,8 @@ One warp group loads, two compute. Steps of x and W come through the tensor memo
 (TMA) into one ring in shared memory, products run on WGMMA. Blocks stay, and take tiles in a fixed
 order, so that loads run on from one tile to the next. Either the two warp groups take turns with
 tiles, one's products beside the other's epilogue, or they have one larger tile between them. Blocks
-of a cluster each load a part of what they all read.
+of a cluster each load a part of what they all read. A launch may let a kernel begin before the one
+ahead of it on the stream has ended: it makes its barriers, then waits.
 
 Letters in shapes: R rows, K width, N columns.
 """
@@ -20,6 +21,7 @@ import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, pipeline
+from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
 from genrec_kernels.cutlass.block_sizes import LINEAR_REGISTERS, WARP, WARP_GROUP
@@ -127,6 +129,9 @@ class LinearSm90:
         """
         variant, tile = self.variant, self.variant.tile
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        if warp == 0:
+            cpasync.prefetch_descriptor(x_copy)
+            cpasync.prefetch_descriptor(w_copy)
         storage = SmemAllocator().allocate(self.storage)
         shared = SimpleNamespace(
             x=storage.x.get_tensor(x_layout.outer, swizzle=x_layout.inner),
@@ -163,11 +168,12 @@ def _ring_of(variant, barriers, num_bytes):
     all blocks that fill it."""
     tile = variant.tile
     warps = WARP_GROUP // WARP * (GROUPS if tile.together else 1)
+    fillers = tile.cluster_rows + tile.cluster_columns - 1
     return pipeline.PipelineTmaAsync.create(
         barrier_storage=barriers,
         num_stages=tile.stages,
         producer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, 1),
-        consumer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, warps * tile.cluster),
+        consumer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, warps * fillers),
         tx_count=num_bytes,
         cta_layout_vmnk=cute.make_layout((1, tile.cluster_rows, tile.cluster_columns, 1)),
         defer_sync=True,
