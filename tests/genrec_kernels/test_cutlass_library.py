@@ -13,7 +13,7 @@ import torch
 
 from genrec_kernels.cutlass.claims import ClaimCounters
 from genrec_kernels.cutlass.hstu_attention import unsupported
-from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels
+from genrec_kernels.cutlass.library import CompiledKernel, _attributes, compiled_kernels
 from genrec_kernels.cutlass.linear_variants import LinearTile, LinearVariant
 from genrec_kernels.cutlass.packed_parameters import PackedParameters
 from genrec_kernels.cutlass.parameters import Boxes, Memory, Sizes
@@ -138,6 +138,18 @@ def test_launches_of_a_stream_share_a_counter_and_graphs_do_not() -> None:
     assert taken[0].data_ptr() == first.data_ptr()
     assert len({x.data_ptr() for x in taken}) == 4
     assert all(x.shape == (1,) and x.dtype == torch.int32 for x in taken)
+
+
+def test_attributes_of_a_launch() -> None:
+    driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings launch kernels")
+    assert _attributes(driver, 1, early=False) == []
+    cluster, early = _attributes(driver, 4, early=True)
+    names = driver.CUlaunchAttributeID
+    assert cluster.id == names.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+    size = cluster.value.clusterDim
+    assert (size.x, size.y, size.z) == (4, 1, 1)
+    assert early.id == names.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    assert early.value.programmaticStreamSerializationAllowed == 1
 
 
 def test_parameters_as_the_driver_reads_them() -> None:

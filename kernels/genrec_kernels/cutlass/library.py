@@ -150,7 +150,7 @@ def launch(
     function = _function(kernel, device.index or 0)
     stream = torch.cuda.current_stream(device).cuda_stream
     grid, block = (blocks, 1, 1), (kernel.threads, 1, 1)
-    attributes = _attributes(driver, kernel.cluster, early)
+    attributes = _attributes(driver, kernel.cluster, early=early)
     if not attributes:
         answer = driver.cuLaunchKernel(
             function, *grid, *block, kernel.shared_bytes, stream, packed.address, 0
@@ -185,7 +185,7 @@ def most_blocks(kernel: CompiledKernel[Any], device: torch.device) -> int:
     return int(clusters) * kernel.cluster
 
 
-def _attributes(driver: Any, cluster: int, early: bool) -> list[Any]:
+def _attributes(driver: Any, cluster: int, *, early: bool) -> list[Any]:
     """Of a launch."""
     found = []
     if cluster > 1:
