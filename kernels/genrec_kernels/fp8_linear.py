@@ -9,12 +9,15 @@ Letters in shapes: R rows, K width, N columns, P parts of which a row is the sum
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from genrec_kernels import reference
 from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.current_device import on_device_of
+from genrec_kernels.cutlass import fused_linear as cutlass
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.fp8_pages import LACKS_FP8, knows_fp8
 from genrec_kernels.narrow_rows import NarrowRows, narrow_rows
@@ -95,7 +98,7 @@ def linear_silu_fp8(
         x: [R, K].
         weight: [N, K].
         bias: bfloat16 or float16 (in the reference any float) [N].
-        backend: force one of `triton`, `reference`.
+        backend: force one of `cutlass` (Hopper GPUs), `triton`, `reference`.
 
     Returns:
         float [R, N], in the dtype of `bias`.
@@ -142,24 +145,38 @@ def _linear(
             f"residual must be {bias.dtype} {[rows, columns]}, not {residual.dtype} "
             f"{list(residual.shape)}"
         )
-    fits = bias.dtype.itemsize == 2 and width % _UNIT == 0 and columns % _UNIT == 0 and rows > 0
-    chosen = _choose(op, bias.device, forced=backend, fits=fits)
+    bias = bias.contiguous()
+    residual = None if residual is None else residual.contiguous()
+    offered: tuple[Backend, ...] = ("reference",)
+    lacking: dict[Backend, str] = {}
+    if bias.dtype.itemsize == 2 and width % _UNIT == 0 and columns % _UNIT == 0 and rows > 0:
+        offered, lacking = cutlass.offer(x, weight, bias, residual)
+    chosen = _choose(op, bias.device, forced=backend, offered=offered, lacking=lacking)
     if chosen == "reference":
         wide = x.wide(), weight.wide(), bias.float()
         if residual is None:
             return reference.linear_silu(*wide).to(bias.dtype)
         return reference.linear_add(*wide, residual.float()).to(bias.dtype)
-    from genrec_kernels.triton import fused_linear
-
     with on_device_of(bias):
+        if chosen == "cutlass":
+            if residual is None:
+                return cutlass.linear_silu(x, weight, bias)
+            return cutlass.linear_add(x, weight, bias, residual)
+        from genrec_kernels.triton import fused_linear as triton
+
         if residual is None:
-            return fused_linear.linear_silu(x, weight, bias.contiguous())
-        return fused_linear.linear_add(x, weight, bias.contiguous(), residual.contiguous())
+            return triton.linear_silu(x, weight, bias)
+        return triton.linear_add(x, weight, bias, residual)
 
 
-def _choose(op: str, device: torch.device, *, forced: Backend | None, fits: bool = True) -> Backend:
-    offered: tuple[Backend, ...] = ("triton", "reference") if fits else ("reference",)
-    lacking: dict[Backend, str] = {}
+def _choose(
+    op: str,
+    device: torch.device,
+    *,
+    forced: Backend | None,
+    offered: tuple[Backend, ...] = ("triton", "reference"),
+    lacking: Mapping[Backend, str] | None = None,
+) -> Backend:
     if not knows_fp8(device):
-        offered, lacking = ("reference",), {"triton": LACKS_FP8}
+        offered, lacking = ("reference",), {"triton": LACKS_FP8, "cutlass": LACKS_FP8}
     return choose_backend(op, device, offered, forced=forced, lacking=lacking)

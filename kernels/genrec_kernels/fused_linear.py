@@ -10,10 +10,11 @@ from torch import Tensor
 
 from genrec_kernels import reference
 from genrec_kernels.current_device import on_device_of
+from genrec_kernels.cutlass import fused_linear as cutlass
 from genrec_kernels.dispatch import Backend, choose_backend
 
 #: float32 products would have to do without tensor cores, where cuBLAS is better.
-_TRITON_DTYPES = (torch.bfloat16, torch.float16)
+_NARROW_DTYPES = (torch.bfloat16, torch.float16)
 
 
 def linear_silu(
@@ -25,7 +26,7 @@ def linear_silu(
         x: float [..., K].
         weight: the same dtype [N, K], as in `torch.nn.Linear`.
         bias: the same dtype [N].
-        backend: force one of `triton`, `reference`.
+        backend: force one of `cutlass` (Hopper GPUs), `triton`, `reference`.
 
     Returns:
         float [..., N], in the dtype of `x`.
@@ -36,7 +37,7 @@ def linear_silu(
     """
     _check(x, weight, bias)
     if not torch.compiler.is_compiling():
-        chosen = choose_backend("linear_silu", x.device, _offered(x, weight), forced=backend)
+        chosen = _choose("linear_silu", x, weight, bias, None, backend)
         if chosen == "reference":
             return reference.linear_silu(x, weight, bias)
         backend = chosen
@@ -54,7 +55,7 @@ def linear_add(
         weight: the same dtype [N, K], as in `torch.nn.Linear`.
         bias: the same dtype [N].
         residual: the same dtype [..., N].
-        backend: force one of `triton`, `reference`.
+        backend: force one of `cutlass` (Hopper GPUs), `triton`, `reference`.
 
     Returns:
         float [..., N], in the dtype of `x`.
@@ -70,7 +71,7 @@ def linear_add(
             f"{residual.dtype} {list(residual.shape)}"
         )
     if not torch.compiler.is_compiling():
-        chosen = choose_backend("linear_add", x.device, _offered(x, weight), forced=backend)
+        chosen = _choose("linear_add", x, weight, bias, residual, backend)
         if chosen == "reference":
             return reference.linear_add(x, weight, bias, residual)
         backend = chosen
@@ -92,36 +93,46 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
         )
 
 
-def _offered(x: Tensor, weight: Tensor) -> tuple[Backend, ...]:
+def _choose(
+    op: str, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, forced: str | None
+) -> Backend:
+    offered: tuple[Backend, ...] = ("reference",)
+    lacking: dict[Backend, str] = {}
     # The copy engine wants rows that begin at multiples of 16 bytes.
     aligned = weight.shape[1] % 8 == 0 and weight.shape[0] % 8 == 0
-    if x.dtype in _TRITON_DTYPES and aligned and x.numel() > 0:
-        return ("triton", "reference")
-    return ("reference",)
+    if x.dtype in _NARROW_DTYPES and aligned and x.numel() > 0:
+        offered, lacking = cutlass.offer(x, weight, bias, residual)
+    return choose_backend(op, x.device, offered, forced=forced, lacking=lacking)
 
 
 @torch.library.custom_op("genrec::linear_silu", mutates_args=())
 def _linear_silu(x: Tensor, weight: Tensor, bias: Tensor, backend: str | None) -> Tensor:
-    if choose_backend("linear_silu", x.device, _offered(x, weight), forced=backend) == "reference":
+    x, weight, bias = (t.contiguous() for t in (x, weight, bias))
+    chosen = _choose("linear_silu", x, weight, bias, None, backend)
+    if chosen == "reference":
         return reference.linear_silu(x, weight, bias)
-    from genrec_kernels.triton import fused_linear
-
     with on_device_of(x):
-        return fused_linear.linear_silu(x.contiguous(), weight.contiguous(), bias.contiguous())
+        if chosen == "cutlass":
+            return cutlass.linear_silu(x, weight, bias)
+        from genrec_kernels.triton import fused_linear as triton
+
+        return triton.linear_silu(x, weight, bias)
 
 
 @torch.library.custom_op("genrec::linear_add", mutates_args=())
 def _linear_add(
     x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, backend: str | None
 ) -> Tensor:
-    if choose_backend("linear_add", x.device, _offered(x, weight), forced=backend) == "reference":
+    x, weight, bias, residual = (t.contiguous() for t in (x, weight, bias, residual))
+    chosen = _choose("linear_add", x, weight, bias, residual, backend)
+    if chosen == "reference":
         return reference.linear_add(x, weight, bias, residual)
-    from genrec_kernels.triton import fused_linear
-
     with on_device_of(x):
-        return fused_linear.linear_add(
-            *(t.contiguous() for t in (x, weight, bias, residual)),
-        )
+        if chosen == "cutlass":
+            return cutlass.linear_add(x, weight, bias, residual)
+        from genrec_kernels.triton import fused_linear as triton
+
+        return triton.linear_add(x, weight, bias, residual)
 
 
 @_linear_silu.register_fake

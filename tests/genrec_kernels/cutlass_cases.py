@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec_kernels.cutlass.library import compiled_kernels
+from genrec_kernels.cutlass.linear_choice import all_linear_variants
 from genrec_kernels.cutlass.variants import all_variants
 from genrec_kernels.dispatch import BackendUnavailable, backend_problem, use_backend
 from genrec_kernels.hstu_attention import hstu_attention
@@ -196,4 +197,5 @@ def test_a_copy_is_made_where_the_copy_engine_cannot_read() -> None:
 
 
 def test_all_variants_were_compiled() -> None:
-    assert set(compiled_kernels()) == {variant.name for variant in all_variants()}
+    variants = [*all_variants(), *all_linear_variants()]
+    assert set(compiled_kernels()) == {variant.name for variant in variants}

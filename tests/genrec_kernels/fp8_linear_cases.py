@@ -1,4 +1,5 @@
-"""Triton's linear layers of eight bits, and the norms before them, against their plain twins.
+"""Linear layers of eight bits, and the norms before them, against their plain twins: Triton's, and
+on a Hopper GPU CUTLASS' linear layers.
 
 Not collected by itself, see `test_triton_kernels.py`. Triton's interpreter loses a power of two
 where rounding to float8 reaches the next one, so that the norms come less near there.
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genrec_kernels.dispatch import BackendUnavailable, backend_problem
 from genrec_kernels.fp8_linear import (
     layer_norm_fp8,
     linear_add_fp8,
@@ -21,6 +23,8 @@ from genrec_kernels.narrow_rows import NarrowRows, narrow_rows
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
+PROBLEM = backend_problem("cutlass", torch.device("cuda", 0)) if ON_GPU else "it needs a GPU"
+on_hopper = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
 #: Of rounding to three bits of fraction; of the norms through the interpreter.
 ROUNDED, NORMED = 0.04, 0.04 if ON_GPU else 0.15
 #: Of a product whose operands are the same.
@@ -108,7 +112,14 @@ def test_a_row_of_zeros() -> None:
     + [(1, 1024, 4096), (384, 1024, 4096), (3072, 1024, 1024), (40_000, 1024, 4096)] * ON_GPU,
 )
 @pytest.mark.parametrize("adds", [False, True], ids=["silu", "add"])
-def test_linear(rows: int, width: int, columns: int, dtype: torch.dtype, adds: bool) -> None:
+@pytest.mark.parametrize(
+    "backend", ["reference", "triton", pytest.param("cutlass", marks=on_hopper)]
+)
+def test_linear(
+    rows: int, width: int, columns: int, dtype: torch.dtype, adds: bool, backend: str
+) -> None:
+    if backend == "cutlass" and dtype != torch.bfloat16:
+        pytest.skip("its kernels round to bfloat16 alone")
     g = torch.Generator().manual_seed(0)
     x = narrow_rows(torch.randn(rows, width, generator=g).to(DEVICE))
     spread = torch.rand(columns, 1, generator=g) + 0.1
@@ -117,13 +128,12 @@ def test_linear(rows: int, width: int, columns: int, dtype: torch.dtype, adds: b
     residual = torch.randn(rows, columns, generator=g).to(DEVICE, dtype)
     product = F.linear(x.wide().double(), weight.wide().double(), bias.double())
     expected = product + residual.double() if adds else F.silu(product)
-    for backend in ("triton", "reference"):
-        if adds:
-            out = linear_add_fp8(x, weight, bias, residual, backend=backend)
-        else:
-            out = linear_silu_fp8(x, weight, bias, backend=backend)
-        assert out.dtype == dtype
-        assert relative(out, expected) <= PRODUCT[dtype]
+    if adds:
+        out = linear_add_fp8(x, weight, bias, residual, backend=backend)
+    else:
+        out = linear_silu_fp8(x, weight, bias, backend=backend)
+    assert out.dtype == dtype
+    assert relative(out, expected) <= PRODUCT[dtype]
 
 
 def test_wrong_shapes_are_refused() -> None:
@@ -133,6 +143,15 @@ def test_wrong_shapes_are_refused() -> None:
         linear_silu_fp8(x, weight, bias)
     with pytest.raises(ValueError, match="residual must be"):
         linear_add_fp8(x, x, bias, bias)
+
+
+@on_hopper
+def test_cutlass_refuses_what_it_cannot_take() -> None:
+    x = narrow_rows(torch.ones(3, 16, device=DEVICE))
+    weight = narrow_rows(torch.ones(16, 16, device=DEVICE))
+    bias = torch.ones(16, dtype=torch.float16, device=DEVICE)
+    with pytest.raises(BackendUnavailable, match="eight bits with the rest in bfloat16"):
+        linear_silu_fp8(x, weight, bias, backend="cutlass")
 
 
 def test_no_rows() -> None:

@@ -1,4 +1,5 @@
-"""Triton's neighbours of attention against their plain twins.
+"""Triton's neighbours of attention against their plain twins, and on a Hopper GPU CUTLASS' linear
+layers.
 
 Not collected by itself: `test_triton_kernels.py` runs it in a process of its own, on the GPU or,
 without one, in Triton's interpreter, which must be chosen before Triton is first imported.
@@ -12,12 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genrec_kernels import top_k as module
+from genrec_kernels.dispatch import BackendUnavailable, backend_problem
 from genrec_kernels.fused_linear import linear_add, linear_silu
 from genrec_kernels.fused_norm_gate import layer_norm, norm_gate, norm_gate_of_parts
 from genrec_kernels.top_k import top_k
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
+PROBLEM = backend_problem("cutlass", torch.device("cuda", 0)) if ON_GPU else "it needs a GPU"
+on_hopper = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
+LINEAR_BACKENDS = ["triton", pytest.param("cutlass", marks=on_hopper)]
 TOLERANCE = {torch.bfloat16: 4e-3 if ON_GPU else 1e-2, torch.float16: 5e-4, torch.float32: 1e-5}
 
 
@@ -97,11 +102,14 @@ def test_norm_gate_of_parts_is_registered_well() -> None:
 @pytest.mark.parametrize(
     ("rows", "width", "columns"),
     [(1, 8, 8), (33, 24, 40), (17, 64, 136)]
-    + [(1, 1024, 4096), (131, 512, 2048), (5000, 512, 2048), (40_000, 1024, 4096)] * ON_GPU,
+    + [(1, 1024, 4096), (131, 512, 2048), (5000, 512, 2048), (40_000, 1024, 4096)] * ON_GPU
+    + [(40, 1024, 1024), (384, 1024, 1024), (1000, 1000, 1000)] * ON_GPU,
 )
 @pytest.mark.parametrize("adds", [False, True], ids=["silu", "add"])
+@pytest.mark.parametrize("backend", LINEAR_BACKENDS)
 def test_linear(
     monkeypatch: pytest.MonkeyPatch,
+    backend: str,
     rows: int,
     width: int,
     columns: int,
@@ -121,9 +129,9 @@ def test_linear(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "empty", poisoned)
         if adds:
-            out = linear_add(x, weight, bias, residual, backend="triton")
+            out = linear_add(x, weight, bias, residual, backend=backend)
         else:
-            out = linear_silu(x, weight, bias, backend="triton")
+            out = linear_silu(x, weight, bias, backend=backend)
     product = F.linear(x.double(), weight.double(), bias.double())
     expected = product + residual.double() if adds else F.silu(product)
     assert out.dtype == dtype
@@ -140,13 +148,45 @@ def test_linear_keeps_the_shape_before_the_last_axis() -> None:
     assert linear_add(x[:0], weight, bias, residual[:0]).shape == (0, 3, 16)
 
 
-def test_linear_is_registered_well() -> None:
+@pytest.mark.parametrize("backend", [*LINEAR_BACKENDS, "reference"])
+def test_linear_is_registered_well(backend: str) -> None:
     ops = torch.ops.genrec
-    for backend, dtype in (("triton", torch.float16), ("reference", torch.float32)):
+    for dtype in (torch.float16, torch.float32) if backend == "reference" else (torch.float16,):
         x, weight, bias = (torch.randn(shape).to(DEVICE, dtype) for shape in ((5, 8), (16, 8), 16))
         torch.library.opcheck(ops.linear_silu.default, (x, weight, bias, backend))
         residual = torch.randn(5, 16).to(DEVICE, dtype)
         torch.library.opcheck(ops.linear_add.default, (x, weight, bias, residual, backend))
+
+
+@on_hopper
+def test_cutlass_linear_in_a_graph() -> None:
+    """Again and again, on inputs that change: nothing of a launch is left behind."""
+    shape = (700, 1024)
+    x = torch.zeros(shape, dtype=torch.bfloat16, device=DEVICE)
+    weight, residual = (torch.randn(1024, 1024, device=DEVICE).bfloat16() for _ in range(2))
+    bias, residual = weight[0].clone(), residual[: shape[0]].clone()
+    linear_add(x, weight, bias, residual, backend="cutlass")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        first = linear_silu(x, weight, bias, backend="cutlass")
+        out = linear_add(first, weight, bias, residual, backend="cutlass")
+    for seed in range(3):
+        x.copy_(torch.randn(shape, generator=torch.Generator().manual_seed(seed)) / 32)
+        graph.replay()
+        hidden = F.silu(F.linear(x.double(), weight.double(), bias.double()))
+        assert relative(first, hidden) <= TOLERANCE[torch.bfloat16]
+        product = F.linear(first.double(), weight.double(), bias.double())
+        assert relative(out, residual.double() + product) <= TOLERANCE[torch.bfloat16]
+
+
+@on_hopper
+def test_cutlass_linear_refuses_what_it_cannot_take() -> None:
+    x, weight, bias = (torch.ones(s, device=DEVICE) for s in ((3, 8), (8, 8), 8))
+    with pytest.raises(BackendUnavailable, match="cutlass"):
+        linear_silu(x, weight, bias, backend="cutlass")
+    odd = torch.ones(3 * 8 + 4, device=DEVICE, dtype=torch.float16)[4:].view(3, 8)
+    with pytest.raises(BackendUnavailable, match="multiples of 16 bytes"):
+        linear_silu(odd, weight.half(), bias.half(), backend="cutlass")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)

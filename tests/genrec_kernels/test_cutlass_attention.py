@@ -277,5 +277,5 @@ def test_every_variant_has_a_name_of_its_own() -> None:
 
 def test_too_much_shared_memory_is_refused() -> None:
     variant = replace(variant_of("bf16", 256, bias=False, window=False), groups=3, stages=3)
-    with pytest.raises(BuildFailed, match=rf"block may have {MOST_SHARED_BYTES}: take fewer"):
+    with pytest.raises(BuildFailed, match=rf"block may have {MOST_SHARED_BYTES}: take smaller"):
         compile_variant(variant)

@@ -13,10 +13,11 @@ import torch
 
 from genrec_kernels.cutlass.claims import ClaimCounters
 from genrec_kernels.cutlass.hstu_attention import unsupported
-from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels
+from genrec_kernels.cutlass.library import CompiledKernel, _attributes, compiled_kernels
+from genrec_kernels.cutlass.linear_variants import LinearTile, LinearVariant
 from genrec_kernels.cutlass.packed_parameters import PackedParameters
 from genrec_kernels.cutlass.parameters import Boxes, Memory, Sizes
-from genrec_kernels.cutlass.variants import SHORT_ROWS, all_variants, variant_of
+from genrec_kernels.cutlass.variants import SHORT_ROWS, AttentionVariant, all_variants, variant_of
 
 KERNEL = CompiledKernel(
     variant=variant_of("bf16", 128, bias=True, window=False),
@@ -24,6 +25,11 @@ KERNEL = CompiledKernel(
     threads=512,
     shared_bytes=100_000,
     software="some compiler 1.0",
+)
+LINEAR = LinearVariant(
+    element="fp8",
+    adds=True,
+    tile=LinearTile(rows=128, columns=96, stages=5, cluster_columns=2),
 )
 
 
@@ -33,6 +39,30 @@ def test_a_kernel_is_found_again(tmp_path: Path) -> None:
     assert compiled_kernels(tmp_path / "kernels") == {kernel.variant.name: kernel}
     files = {path.name for path in (tmp_path / "kernels").iterdir()}
     assert files == {f"{kernel.variant.name}.cubin", f"{kernel.variant.name}.json"}
+
+
+@pytest.mark.parametrize("variant", [KERNEL.variant, LINEAR], ids=["attention", "linear"])
+def test_kinds_are_told_apart(tmp_path: Path, variant: AttentionVariant | LinearVariant) -> None:
+    kernel = replace(KERNEL, variant=variant, cluster=2, folder=tmp_path)
+    kernel.write(b"machine code")
+    assert compiled_kernels(tmp_path) == {variant.name: kernel}
+
+
+def test_descriptions_from_before_there_were_kinds(tmp_path: Path) -> None:
+    kernel = replace(KERNEL, folder=tmp_path)
+    kernel.write(b"machine code")
+    (path,) = tmp_path.glob("*.json")
+    fields = json.loads(path.read_text())
+    del fields["kind"], fields["cluster"]
+    path.write_text(json.dumps(fields))
+    assert compiled_kernels(tmp_path) == {kernel.variant.name: kernel}
+
+
+def test_a_kind_that_is_not_known(tmp_path: Path) -> None:
+    replace(KERNEL, folder=tmp_path).write(b"machine code")
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"kind": "of tomorrow"}))
+    assert compiled_kernels(tmp_path) == {}
 
 
 def test_a_kernel_that_was_not_written_whole_is_none(
@@ -52,14 +82,16 @@ def test_a_kernel_that_was_not_written_whole_is_none(
     assert compiled_kernels(tmp_path) == {}
 
 
+@pytest.mark.parametrize("part", ["variant", "tile"])
 @pytest.mark.parametrize(("value", "taken"), [(False, True), (True, False)])
-def test_a_kernel_of_another_version(tmp_path: Path, value: bool, taken: bool) -> None:
+def test_a_kernel_of_another_version(tmp_path: Path, value: bool, taken: bool, part: str) -> None:
     """It has an option that is not known here; where that is off, the kernel is the same."""
-    kernel = replace(KERNEL, folder=tmp_path)
+    kernel = replace(KERNEL, variant=LINEAR, folder=tmp_path)
     kernel.write(b"machine code")
     (path,) = tmp_path.glob("*.json")
     fields = json.loads(path.read_text())
-    fields["variant"]["an_option"] = value
+    options = fields["variant"] if part == "variant" else fields["variant"]["tile"]
+    options["an_option"] = value
     path.write_text(json.dumps(fields))
     assert compiled_kernels(tmp_path) == ({kernel.variant.name: kernel} if taken else {})
 
@@ -106,6 +138,18 @@ def test_launches_of_a_stream_share_a_counter_and_graphs_do_not() -> None:
     assert taken[0].data_ptr() == first.data_ptr()
     assert len({x.data_ptr() for x in taken}) == 4
     assert all(x.shape == (1,) and x.dtype == torch.int32 for x in taken)
+
+
+def test_attributes_of_a_launch() -> None:
+    driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings launch kernels")
+    assert _attributes(driver, 1, early=False) == []
+    cluster, early = _attributes(driver, 4, early=True)
+    names = driver.CUlaunchAttributeID
+    assert cluster.id == names.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+    size = cluster.value.clusterDim
+    assert (size.x, size.y, size.z) == (4, 1, 1)
+    assert early.id == names.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    assert early.value.programmaticStreamSerializationAllowed == 1
 
 
 def test_parameters_as_the_driver_reads_them() -> None:

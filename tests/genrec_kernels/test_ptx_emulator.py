@@ -94,6 +94,78 @@ def test_a_barrier_that_nobody_reaches_is_a_deadlock() -> None:
         run("setp.gt.s32 %p1, %r1, 31; @%p1 bra OUT; bar.sync 1, 64; OUT:")
 
 
+def test_some_warps_only_arrive() -> None:
+    """The second warp lets the first go on, and does not wait for it."""
+    body = """
+        setp.gt.s32 %p1, %r1, 31;
+        @%p1 bra SECOND;
+        bar.sync 1, 64;
+        ld.shared.b32 %r4, [1024];
+        st.global.b32 [%rd2], %r4;
+        bra OUT;
+    SECOND:
+        st.shared.b32 [1024], 5;
+        bar.arrive 1, 64;
+        bar.sync 2, 32;
+    OUT:
+        """
+    for seed in range(5):
+        assert run(body, seed=seed).tolist() == [5] * 32 + [0] * 32
+    with pytest.raises(PtxError, match="more than 32 threads at barrier 1"):
+        run(body.replace("bar.arrive 1, 64;", "bar.arrive 1, 96; bar.arrive 1, 32;"))
+
+
+AWAIT = """
+    AGAIN:
+        mbarrier.try_wait.parity.shared.b64 %p2, [64], 0;
+        @!%p2 bra AGAIN;
+        """
+BLOCKS_SIGNAL_EACH_OTHER = f"""
+        mov.u32 %r2, %cluster_ctarank;
+        xor.b32 %r3, %r2, 1;
+        setp.ne.s32 %p1, %r1, 0;
+        @!%p1 mbarrier.init.shared.b64 [64], 1;
+        barrier.cluster.arrive;
+        barrier.cluster.wait;
+        mov.b32 %r4, 64;
+        mapa.shared::cluster.u32 %r5, %r4, %r3;
+        @!%p1 mbarrier.arrive.shared::cluster.b64 _, [%r5];
+        {AWAIT}
+        mov.u32 %r6, %ctaid.x;
+        mul.wide.s32 %rd4, %r6, 256;
+        add.s64 %rd2, %rd2, %rd4;
+        st.global.b32 [%rd2], 1;
+        """
+
+
+def run_clusters(body: str, seed: int) -> np.ndarray:
+    out = np.zeros(256, np.int32)
+    kernel(body).launch([(out,), 7], blocks=4, cluster=2, seed=seed)
+    return out
+
+
+def test_blocks_of_a_cluster_signal_each_other() -> None:
+    for seed in range(5):
+        assert run_clusters(BLOCKS_SIGNAL_EACH_OTHER, seed).sum() == 256
+    with pytest.raises(ValueError, match="3 blocks are no whole clusters of 2"):
+        kernel("").launch([(np.zeros(64, np.int32),), 7], blocks=3, cluster=2)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [(AWAIT, "has ended"), ("barrier.cluster.wait;", "no barrier at 64")],
+)
+def test_blocks_of_a_cluster_that_do_not_wait(left_out: str, message: str) -> None:
+    body = BLOCKS_SIGNAL_EACH_OTHER.replace(left_out, "")
+    with pytest.raises(MemoryFault, match=message):
+        for_all_seeds(body)
+
+
+def for_all_seeds(body: str) -> None:
+    for seed in range(50):
+        run_clusters(body, seed)
+
+
 def test_a_barrier_in_memory_counts_phases() -> None:
     body = """
         setp.ne.s32 %p1, %r1, 0;

@@ -18,6 +18,7 @@ from genrec_kernels.bench.attention_fp8 import fp8_cases, rounded
 from genrec_kernels.bench.attention_inputs import AttentionCase, make_inputs
 from genrec_kernels.cutlass.hstu_attention_fp8 import forward
 from genrec_kernels.cutlass.library import FOLDER, CompiledKernel, compiled_kernels
+from genrec_kernels.cutlass.variants import AttentionVariant
 
 
 def main() -> None:
@@ -30,14 +31,14 @@ def main() -> None:
         kernel
         for folder in (FOLDER, *options.folders)
         for kernel in compiled_kernels(folder).values()
-        if kernel.variant.fp8
+        if isinstance(kernel.variant, AttentionVariant) and kernel.variant.fp8
     ]
     for case in fp8_cases():
         if options.match in case.name:
             _time(case, [k for k in kernels if k.variant.width == case.width])
 
 
-def _time(case: AttentionCase, kernels: list[CompiledKernel]) -> None:
+def _time(case: AttentionCase, kernels: list[CompiledKernel[AttentionVariant]]) -> None:
     inputs = replace(make_inputs(case, torch.bfloat16, case.rows), backend="cutlass")
     full = launch(replace(case, fp8=False), inputs)
     expected = full()
@@ -50,7 +51,7 @@ def _time(case: AttentionCase, kernels: list[CompiledKernel]) -> None:
     rate("bfloat16", measure(full)[0], 0.0)
     for kernel in kernels:
 
-        def run(kernel: CompiledKernel = kernel) -> torch.Tensor:
+        def run(kernel: CompiledKernel[AttentionVariant] = kernel) -> torch.Tensor:
             return forward(
                 operands,
                 offsets=inputs.layout.offsets,

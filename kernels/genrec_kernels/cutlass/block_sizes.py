@@ -16,3 +16,5 @@ REGISTERS = {
     (2, 1): (40, 232),
     (3, 1): (32, 160),
 }
+#: The same of the linear layers, which have two computing groups.
+LINEAR_REGISTERS = (24, 240)

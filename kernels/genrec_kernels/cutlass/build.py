@@ -15,6 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from genrec_kernels.cutlass.library import FOLDER, CompiledKernel
+from genrec_kernels.cutlass.linear_choice import all_linear_variants
+from genrec_kernels.cutlass.linear_variants import LinearVariant
 from genrec_kernels.cutlass.variants import AttentionVariant, all_variants
 
 ARCHITECTURE = "sm_90a"
@@ -30,32 +32,23 @@ class BuildFailed(Exception):
 class BuiltKernel:
     """What a compilation gives."""
 
-    description: CompiledKernel
+    description: CompiledKernel[Any]
     cubin: bytes
     ptx: str
 
 
-def compile_variant(variant: AttentionVariant) -> BuiltKernel:
+def compile_variant(variant: AttentionVariant | LinearVariant) -> BuiltKernel:
     """One variant.
 
     Raises:
         BuildFailed: it needs more shared memory than a block may have.
     """
-    if variant.operand_bytes > MOST_SHARED_BYTES:
-        raise BuildFailed(
-            f"{variant.name} needs {variant.operand_bytes} bytes of shared memory and more; a "
-            f"block may have {MOST_SHARED_BYTES}: take fewer keys or stages"
-        )
+    _check_shared(variant, variant.operand_bytes)
     # The DSL reads the target from here when it is imported; without one it asks for a GPU.
     os.environ.setdefault("CUTE_DSL_ARCH", ARCHITECTURE)
     from cutlass import cute
 
-    from genrec_kernels.cutlass.build_arguments import forward_arguments, paged_arguments
-    from genrec_kernels.cutlass.hstu_forward_sm90 import HSTUForwardSm90
-    from genrec_kernels.cutlass.paged_hstu_sm90 import PagedHSTUSm90
-
-    kernel: Any = PagedHSTUSm90(variant) if variant.paged else HSTUForwardSm90(variant)
-    arguments = paged_arguments(variant) if variant.paged else forward_arguments(variant)
+    kernel, arguments = _traced(variant)
     with TemporaryDirectory() as dumps:
         compiled = cute.compile(
             kernel,
@@ -63,6 +56,7 @@ def compile_variant(variant: AttentionVariant) -> BuiltKernel:
             options=f"--gpu-arch {ARCHITECTURE} --keep-ptx --keep-cubin --dump-dir {dumps}",
         )
     shared_bytes: int = kernel.storage.size_in_bytes()
+    _check_shared(variant, shared_bytes)
     (function,) = compiled.kernel_info
     return BuiltKernel(
         CompiledKernel(
@@ -71,10 +65,33 @@ def compile_variant(variant: AttentionVariant) -> BuiltKernel:
             threads=kernel.threads,
             shared_bytes=shared_bytes,
             software=f"nvidia-cutlass-dsl {version('nvidia-cutlass-dsl')}",
+            cluster=variant.tile.cluster if isinstance(variant, LinearVariant) else 1,
         ),
         compiled.artifacts.CUBIN,
         compiled.artifacts.PTX,
     )
+
+
+def _check_shared(variant: AttentionVariant | LinearVariant, least: int) -> None:
+    if least > MOST_SHARED_BYTES:
+        raise BuildFailed(
+            f"{variant.name} needs {least} bytes of shared memory or more; a block may have "
+            f"{MOST_SHARED_BYTES}: take smaller tiles or fewer stages"
+        )
+
+
+def _traced(variant: AttentionVariant | LinearVariant) -> tuple[Any, list[Any]]:
+    """What the DSL compiles, and what for."""
+    from genrec_kernels.cutlass import build_arguments
+    from genrec_kernels.cutlass.hstu_forward_sm90 import HSTUForwardSm90
+    from genrec_kernels.cutlass.linear_sm90 import LinearSm90
+    from genrec_kernels.cutlass.paged_hstu_sm90 import PagedHSTUSm90
+
+    if isinstance(variant, LinearVariant):
+        return LinearSm90(variant), build_arguments.linear_arguments(variant)
+    if variant.paged:
+        return PagedHSTUSm90(variant), build_arguments.paged_arguments(variant)
+    return HSTUForwardSm90(variant), build_arguments.forward_arguments(variant)
 
 
 def main() -> None:
@@ -87,12 +104,13 @@ def main() -> None:
         type=int,
         nargs=4,
         metavar=("GROUPS", "KEYS", "STAGES", "RESIDENT"),
-        help="in place of the variant's own",
+        help="of attention, in place of the variant's own",
     )
     arguments = parser.parse_args()
-    for variant in all_variants():
+    variants: list[AttentionVariant | LinearVariant] = [*all_variants(), *all_linear_variants()]
+    for variant in variants:
         if arguments.match in variant.name:
-            if arguments.tile:
+            if arguments.tile and isinstance(variant, AttentionVariant):
                 groups, keys, stages, resident = arguments.tile
                 variant = replace(
                     variant, groups=groups, keys=keys, stages=stages, resident=resident

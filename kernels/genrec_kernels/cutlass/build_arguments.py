@@ -8,6 +8,7 @@ import cutlass
 from cutlass import Float32, Int16, Int32, Int64, cute
 from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream, make_fake_tensor
 
+from genrec_kernels.cutlass.linear_variants import LinearVariant
 from genrec_kernels.cutlass.variants import AttentionVariant
 from genrec_kernels.paged_bias import COLUMNS
 
@@ -98,6 +99,25 @@ def paged_arguments(variant: AttentionVariant) -> list[Any]:
         *[Int32(1)] * 3,
         *[Float32(1.0)] * 2,
         Float32(1.0) if variant.fp8 else None,
+        make_fake_stream(),
+    ]
+
+
+def linear_arguments(variant: LinearVariant) -> list[Any]:
+    """Of `linear_sm90.LinearSm90`."""
+    element = _ELEMENTS[variant.element]
+    wide = cutlass.BFloat16 if variant.fp8 else element
+    rows, columns = _open("R"), _open("N", _OUT_STRIDE)
+    width = _open("K", _STRIDE_BYTES * 8 // element.width)
+    out = [_strided(name, wide, (rows, columns)) for name in ("residual", "out")]
+    return [
+        _strided("x", element, (rows, width)),
+        _strided("weight", element, (columns, width)),
+        _vector(wide, columns),
+        out[0] if variant.adds else None,
+        *([_vector(Float32, rows), _vector(Float32, columns)] if variant.fp8 else [None] * 2),
+        out[1],
+        *[Int32(1)] * 2,
         make_fake_stream(),
     ]
 

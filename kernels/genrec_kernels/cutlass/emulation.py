@@ -15,7 +15,14 @@ from genrec_kernels.ptx_emulator import Kernel, TensorMap
 from genrec_kernels.ptx_emulator.kernel import Argument
 
 
-def emulate(kernel: Kernel, parameters: Sequence[Parameter], *, blocks: int, seed: int = 0) -> None:
+def emulate(
+    kernel: Kernel,
+    parameters: Sequence[Parameter],
+    *,
+    blocks: int,
+    seed: int = 0,
+    cluster: int = 1,
+) -> None:
     """As `library.launch`, on tensors in the CPU's memory.
 
     Args:
@@ -23,8 +30,10 @@ def emulate(kernel: Kernel, parameters: Sequence[Parameter], *, blocks: int, see
         parameters: as for a launch; outputs are written in place.
         blocks: of the grid.
         seed: of the order in which warps and copies take turns.
+        cluster: blocks of one.
     """
-    kernel.launch([_argument(parameter) for parameter in parameters], blocks=blocks, seed=seed)
+    arguments = [_argument(parameter) for parameter in parameters]
+    kernel.launch(arguments, blocks=blocks, seed=seed, cluster=cluster)
 
 
 def _argument(parameter: Parameter) -> Argument:

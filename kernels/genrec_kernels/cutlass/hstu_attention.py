@@ -15,7 +15,7 @@ from genrec_kernels.cutlass.block_sizes import MOST_SEQUENCES
 from genrec_kernels.cutlass.claims import claim_counter
 from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels, launch
 from genrec_kernels.cutlass.parameters import BiasParameters, forward_parameters
-from genrec_kernels.cutlass.variants import ELEMENTS, WIDTHS, variant_of
+from genrec_kernels.cutlass.variants import ELEMENTS, WIDTHS, AttentionVariant, variant_of
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.time_plan import MAX_TRITON_BUCKETS, TimePlan
 
@@ -51,7 +51,7 @@ def forward(
     window: int | None,
     bias: RelativeBias | None = None,
     times: TimePlan | None = None,
-    kernel: CompiledKernel | None = None,
+    kernel: CompiledKernel[AttentionVariant] | None = None,
 ) -> Tensor:
     """As `genrec_kernels.hstu_attention`.
 

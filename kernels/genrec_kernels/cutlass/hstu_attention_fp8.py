@@ -13,7 +13,7 @@ from genrec_kernels.cutlass.claims import claim_counter
 from genrec_kernels.cutlass.hstu_attention import multiprocessors, side_by_side
 from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels, launch
 from genrec_kernels.cutlass.parameters import HeadScales, forward_parameters
-from genrec_kernels.cutlass.variants import WIDTHS, fp8_variant_of
+from genrec_kernels.cutlass.variants import WIDTHS, AttentionVariant, fp8_variant_of
 from genrec_kernels.fp8_layout import Fp8Rows
 
 
@@ -36,7 +36,7 @@ def forward(
     max_rows: int,
     alpha: float,
     norm_length: int,
-    kernel: CompiledKernel | None = None,
+    kernel: CompiledKernel[AttentionVariant] | None = None,
 ) -> Tensor:
     """As `genrec_kernels.hstu_attention_fp8.attention_of_fp8_rows`.
 

@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
 
+from genrec_kernels.cutlass.linear_variants import LinearVariant
 from genrec_kernels.cutlass.packed_parameters import PackedParameters
 from genrec_kernels.cutlass.parameters import Boxes, Parameter
 from genrec_kernels.cutlass.variants import AttentionVariant
@@ -24,6 +25,14 @@ from genrec_kernels.cutlass.variants import AttentionVariant
 FOLDER = Path(__file__).parent / "compiled"
 #: What the driver calls a variant's elements; it has no name for e4m3, of which it copies bytes.
 _DATA_TYPES = {"bf16": "BFLOAT16", "fp16": "FLOAT16", "fp8": "UINT8"}
+
+#: Kinds of variants by their names in descriptions; one without a name is of attention.
+_ATTENTION = "attention"
+_KINDS: dict[str, type[AttentionVariant | LinearVariant]] = {
+    _ATTENTION: AttentionVariant,
+    "linear": LinearVariant,
+}
+Variant = TypeVar("Variant", AttentionVariant, LinearVariant)
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +46,7 @@ class OtherVersion(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompiledKernel:
+class CompiledKernel(Generic[Variant]):
     """A compiled variant's description, as in its .json file.
 
     Args:
@@ -45,48 +54,68 @@ class CompiledKernel:
         threads: of a block.
         shared_bytes: of a block, dynamic.
         software: what compiled it.
+        cluster: blocks of a cluster.
         folder: where its files are.
     """
 
-    variant: AttentionVariant
+    variant: Variant
     function: str
     threads: int
     shared_bytes: int
     software: str
+    cluster: int = 1
     folder: Path = FOLDER
 
     def write(self, cubin: bytes) -> None:
         """Add to its folder; the description last, so that a kernel with one is whole."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        fields = {name: x for name, x in asdict(self).items() if name != "folder"}
+        kind = next(name for name, known in _KINDS.items() if isinstance(self.variant, known))
+        description = {"kind": kind} | {n: x for n, x in asdict(self).items() if n != "folder"}
         for path, data in (
             (self.folder / f"{self.variant.name}.cubin", cubin),
-            (self.folder / f"{self.variant.name}.json", json.dumps(fields, indent=1).encode()),
+            (self.folder / f"{self.variant.name}.json", json.dumps(description, indent=1).encode()),
         ):
             new = path.with_suffix(path.suffix + ".new")
             new.write_bytes(data)
             new.replace(path)
 
     @classmethod
-    def read(cls, path: Path) -> CompiledKernel:
+    def read(cls, path: Path) -> CompiledKernel[Any]:
         """From its .json file.
 
         Raises:
-            OtherVersion: its variant has an option that this version does not know.
+            OtherVersion: its kind or an option of its variant is not known to this version.
         """
-        fields = json.loads(path.read_text())
-        options = fields["variant"]
-        known = AttentionVariant.__dataclass_fields__
-        foreign = [name for name in options if name not in known]
-        # An option that is off changes nothing.
-        if any(options[name] for name in foreign):
-            raise OtherVersion(f"{path} was compiled by another version: make kernels")
-        fields["variant"] = AttentionVariant(**{n: x for n, x in options.items() if n in known})
-        return cls(**fields, folder=path.parent)
+        description = json.loads(path.read_text())
+        try:
+            kind = _KINDS[description.pop("kind", _ATTENTION)]
+            variant = _read_options(kind, description.pop("variant"))
+        except KeyError as unknown:
+            raise OtherVersion(
+                f"{path} was compiled by another version, which has {unknown}: make kernels"
+            ) from unknown
+        return cls(**description, variant=variant, folder=path.parent)
+
+
+def _read_options(kind: type[Any], options: dict[str, Any]) -> Any:
+    """A variant, or a part of one, from its fields.
+
+    Raises:
+        KeyError: there is another one, and it is not off: one that is changes nothing.
+    """
+    known: dict[str, Any] = get_type_hints(kind)
+    found = {}
+    for name, value in options.items():
+        if name in known:
+            nested = isinstance(value, dict)
+            found[name] = _read_options(known[name], value) if nested else value
+        elif value:
+            raise KeyError(name)
+    return kind(**found)
 
 
 @cache
-def compiled_kernels(folder: Path = FOLDER) -> dict[str, CompiledKernel]:
+def compiled_kernels(folder: Path = FOLDER) -> dict[str, CompiledKernel[Any]]:
     """What was compiled for this version, by name."""
     found = {}
     for path in sorted(folder.glob("*.json")):
@@ -100,31 +129,81 @@ def compiled_kernels(folder: Path = FOLDER) -> dict[str, CompiledKernel]:
 
 
 def launch(
-    kernel: CompiledKernel, parameters: list[Parameter], *, blocks: int, device: torch.device
+    kernel: CompiledKernel[Any],
+    parameters: list[Parameter],
+    *,
+    blocks: int,
+    device: torch.device,
+    early: bool = False,
 ) -> None:
     """Run a kernel on the current stream of a device, which must be the current device.
+
+    Args:
+        early: it may begin before the kernel ahead of it has ended. It must wait for that itself
+            (``griddepcontrol.wait``).
 
     Raises:
         LaunchFailed: the driver refused.
     """
     driver = import_module("cuda.bindings.driver")
     packed = PackedParameters(parameters, partial(_descriptor, driver, kernel))
-    _check(
-        driver,
-        driver.cuLaunchKernel(
-            _function(kernel, device.index or 0),
-            *(blocks, 1, 1),
-            *(kernel.threads, 1, 1),
-            kernel.shared_bytes,
-            torch.cuda.current_stream(device).cuda_stream,
-            packed.address,
-            0,
-        ),
-        kernel,
-    )
+    function = _function(kernel, device.index or 0)
+    stream = torch.cuda.current_stream(device).cuda_stream
+    grid, block = (blocks, 1, 1), (kernel.threads, 1, 1)
+    attributes = _attributes(driver, kernel.cluster, early=early)
+    if not attributes:
+        answer = driver.cuLaunchKernel(
+            function, *grid, *block, kernel.shared_bytes, stream, packed.address, 0
+        )
+    else:
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = grid
+        config.blockDimX, config.blockDimY, config.blockDimZ = block
+        config.sharedMemBytes, config.hStream = kernel.shared_bytes, stream
+        config.attrs, config.numAttrs = attributes, len(attributes)
+        answer = driver.cuLaunchKernelEx(config, function, packed.address, 0)
+    _check(driver, answer, kernel)
 
 
-def _descriptor(driver: Any, kernel: CompiledKernel, boxes: Boxes) -> Any:
+@cache
+def most_blocks(kernel: CompiledKernel[Any], device: torch.device) -> int:
+    """Of a kernel of which a multiprocessor holds one block: so many of a GPU's run at once.
+
+    Clusters may leave multiprocessors idle, as each is within a part of the GPU.
+    """
+    if kernel.cluster == 1:
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    driver = import_module("cuda.bindings.driver")
+    config = driver.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = kernel.cluster, 1, 1
+    config.blockDimX, config.blockDimY, config.blockDimZ = kernel.threads, 1, 1
+    config.sharedMemBytes = kernel.shared_bytes
+    attributes = _attributes(driver, kernel.cluster, early=False)
+    config.attrs, config.numAttrs = attributes, len(attributes)
+    function = _function(kernel, device.index or 0)
+    clusters = _check(driver, driver.cuOccupancyMaxActiveClusters(function, config), kernel)
+    return int(clusters) * kernel.cluster
+
+
+def _attributes(driver: Any, cluster: int, *, early: bool) -> list[Any]:
+    """Of a launch."""
+    found = []
+    if cluster > 1:
+        attribute = driver.CUlaunchAttribute()
+        attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        size = attribute.value.clusterDim
+        size.x, size.y, size.z = cluster, 1, 1
+        found.append(attribute)
+    if early:
+        attribute = driver.CUlaunchAttribute()
+        name = "CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION"
+        attribute.id = getattr(driver.CUlaunchAttributeID, name)
+        attribute.value.programmaticStreamSerializationAllowed = 1
+        found.append(attribute)
+    return found
+
+
+def _descriptor(driver: Any, kernel: CompiledKernel[Any], boxes: Boxes) -> Any:
     """A TMA descriptor (CUDA driver API, cuTensorMapEncodeTiled)."""
     x: Tensor = boxes.tensor
     size, rank = x.element_size(), x.dim()
@@ -149,7 +228,7 @@ def _descriptor(driver: Any, kernel: CompiledKernel, boxes: Boxes) -> Any:
 
 
 @cache
-def _function(kernel: CompiledKernel, device_index: int) -> Any:
+def _function(kernel: CompiledKernel[Any], device_index: int) -> Any:
     """A kernel's handle in a device's current context."""
     driver = import_module("cuda.bindings.driver")
     cubin = (kernel.folder / f"{kernel.variant.name}.cubin").read_bytes()
@@ -165,7 +244,7 @@ def _function(kernel: CompiledKernel, device_index: int) -> Any:
     return function
 
 
-def _check(driver: Any, answer: tuple[Any, ...], kernel: CompiledKernel) -> Any:
+def _check(driver: Any, answer: tuple[Any, ...], kernel: CompiledKernel[Any]) -> Any:
     """A driver call's result."""
     status, *result = answer
     if status != driver.CUresult.CUDA_SUCCESS:

@@ -150,7 +150,7 @@ def paged_hstu_attention(
     qk_scale: float | None,
     sizes: PagedSizes,
     in_parts: bool = False,
-    kernel: CompiledKernel | None = None,
+    kernel: CompiledKernel[AttentionVariant] | None = None,
 ) -> Tensor:
     """As `genrec_kernels.paged_hstu_attention`, for sizes that are not `unsupported`.
 

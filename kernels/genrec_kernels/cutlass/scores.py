@@ -18,7 +18,11 @@ _CHUNK = 8
 
 def weight_of(score, half_alpha):
     """``silu(alpha · s)``: ``silu(2h) = h + h · tanh(h)``, one special instruction."""
-    half = score * half_alpha
+    return silu_of_half(score * half_alpha)
+
+
+def silu_of_half(half):
+    """``silu(2h)``."""
     return half + half * cute.math.tanh(half, fastmath=True)
 
 

@@ -11,10 +11,14 @@ from genrec_kernels.ptx_emulator.warp_state import WarpState
 
 
 def barrier(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
-    """``bar.sync``: until so many threads are there; ``bar.warp.sync``: lanes run together."""
+    """``bar.sync``, until so many threads are there, and ``bar.arrive``, which does not wait;
+    ``bar.warp.sync``: lanes run together."""
     if not lanes.all():
         raise PtxError(f"{instruction.name} by a part of a warp")
     if "warp" in instruction.op:
+        return
+    if "cluster" in instruction.op:
+        _cluster_barrier(warp, instruction)
         return
     number = int(warp.registers.read(instruction.operands[0], "u32")[0])
     threads = warp.machine.program.block_threads
@@ -32,8 +36,22 @@ def barrier(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
         block.waiting[number] = 0
         block.passed[number] = turn + 1
         return
+    if block.waiting[number] > threads:
+        raise PtxError(f"more than {threads} threads at barrier {number}")
+    if "arrive" in instruction.op:
+        return
     warp.barrier_turn[number] = turn
     raise Blocked
+
+
+def _cluster_barrier(warp: WarpState, instruction: Instruction) -> None:
+    """``barrier.cluster``: arrive, then wait until all warps of the cluster have."""
+    cluster = warp.block.cluster
+    if "arrive" in instruction.op:
+        warp.cluster_turn = cluster.passed
+        cluster.arrive()
+    elif cluster.passed == warp.cluster_turn:
+        raise Blocked
 
 
 def memory_barrier(warp: WarpState, instruction: Instruction, lanes: Lanes) -> None:
@@ -51,7 +69,8 @@ def memory_barrier(warp: WarpState, instruction: Instruction, lanes: Lanes) -> N
         if len(instruction.operands) > 2:
             count = warp.registers.read(instruction.operands[2], "u32")
         for lane in np.flatnonzero(lanes):
-            barrier = shared.barrier(int(address[lane]))
+            memory, place = warp.block.window(int(address[lane]))
+            barrier = memory.barrier(place)
             if "expect_tx" in op:
                 barrier.expect_bytes(int(count[lane]))
                 barrier.arrive()

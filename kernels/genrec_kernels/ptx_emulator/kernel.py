@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_kernels.ptx_emulator.block import LANES, Block, Machine
+from genrec_kernels.ptx_emulator.block import LANES, Block, Cluster, Machine
 from genrec_kernels.ptx_emulator.memory import GlobalMemory, TensorMap
 from genrec_kernels.ptx_emulator.program import parse
 from genrec_kernels.ptx_emulator.warp import Warp
@@ -34,7 +34,9 @@ class Kernel:
     def __init__(self, text: str):
         self.program = parse(text)
 
-    def launch(self, arguments: Sequence[Argument], *, blocks: int, seed: int = 0) -> None:
+    def launch(
+        self, arguments: Sequence[Argument], *, blocks: int, seed: int = 0, cluster: int = 1
+    ) -> None:
         """Run to the end.
 
         Args:
@@ -42,6 +44,7 @@ class Kernel:
                 64-bit sizes and strides that follow its address.
             blocks: of the grid. All are resident at once.
             seed: of the order in which warps and copies take turns.
+            cluster: blocks of one.
 
         Raises:
             Deadlock: no warp can go on.
@@ -56,13 +59,14 @@ class Kernel:
         order = random.Random(seed)
         machine = Machine(self.program, parameters, memory, blocks, order)
         per_block = self.program.block_threads // LANES
-        grid = [Block(i) for i in range(blocks)]
+        grid = _grid(blocks, cluster, per_block)
         warps = [Warp(machine, block, warp) for block in grid for warp in range(per_block)]
         while warps:
             order.shuffle(warps)
             moved = False
             for warp in warps:
                 moved |= warp.run()
+                warp.block.running -= warp.done
                 while machine.copies and order.random() < 0.3:
                     machine.copies.pop(order.randrange(len(machine.copies)))()
                     moved = True
@@ -76,6 +80,18 @@ class Kernel:
             copy()
         for block in grid:
             block.shared.end()
+
+
+def _grid(blocks: int, size: int, warps: int) -> list[Block]:
+    """Blocks of so many warps, in clusters of a size."""
+    if blocks % size:
+        raise ValueError(f"{blocks} blocks are no whole clusters of {size}")
+    grid: list[Block] = []
+    for first in range(0, blocks, size):
+        cluster = Cluster()
+        cluster.blocks += [Block(first + i, cluster, warps) for i in range(size)]
+        grid += cluster.blocks
+    return grid
 
 
 def _as_parameter(argument: Argument, size: int, memory: GlobalMemory) -> bytes | TensorMap:

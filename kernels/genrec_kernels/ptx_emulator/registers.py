@@ -109,7 +109,7 @@ class Registers:
             "%laneid": lane,
             "%ctaid.x": np.full(LANES, self._block.index),
             "%nctaid.x": np.full(LANES, self._machine.num_blocks),
-            "%cluster_ctarank": np.zeros(LANES, int),
+            "%cluster_ctarank": np.full(LANES, self._block.rank),
             "%ntid.x": np.full(LANES, self._machine.program.block_threads),
         }
         if name not in values:

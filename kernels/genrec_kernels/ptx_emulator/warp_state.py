@@ -10,7 +10,7 @@ class WarpState:
     """32 threads of a block.
 
     `spun`: whether a wait in a loop just failed. `barrier_turn`: of the named barriers that the
-    warp waits at.
+    warp waits at; `cluster_turn`: of the cluster's, where it arrived last.
     """
 
     def __init__(self, machine: Machine, block: Block, index: int):
@@ -20,3 +20,4 @@ class WarpState:
         self.registers = Registers(machine, block, index)
         self.spun = False
         self.barrier_turn: dict[int, int] = {}
+        self.cluster_turn = 0
