@@ -19,7 +19,7 @@ from genrec_kernels.bench.paged_measure import Recorder, copy_bandwidth, relativ
 from genrec_kernels.bench.records import RECORDS
 from genrec_kernels.fp8_layout import places_of
 from genrec_kernels.fp8_linear import linear_add_fp8, linear_silu_fp8
-from genrec_kernels.fp8_pages import FP8, keys_and_values, narrow
+from genrec_kernels.fp8_pages import FP8, keys_and_values, narrow_factors, narrow_values, scales_for
 from genrec_kernels.fused_linear import linear_add, linear_silu
 from genrec_kernels.fused_norm_gate import layer_norm, norm_gate
 from genrec_kernels.narrow_rows import narrow_rows
@@ -67,7 +67,8 @@ def measure_page_write(rows: int, recorder: Recorder, copy_tbps: float) -> None:
 def measure_page_write_fp8(rows: int, recorder: Recorder, copy_tbps: float) -> None:
     """The same in eight bits, rows in runs as a server writes them."""
     k, v = torch.randn(rows, 4, HEADS, WIDTH, device="cuda").to(DTYPE)[:, :2].unbind(1)
-    scales = torch.full((2, HEADS), 0.01, device="cuda")
+    largest = torch.full((HEADS,), 5.0, device="cuda")
+    scales = scales_for(largest, largest, WIDTH)
     row = torch.arange(rows, device="cuda")
     pages = torch.randperm(-(-rows // RUN) * -(-RUN // PAGE), device="cuda").view(
         -1, -(-RUN // PAGE)
@@ -80,8 +81,8 @@ def measure_page_write_fp8(rows: int, recorder: Recorder, copy_tbps: float) -> N
     times = torch.randint(0, 2**31, (rows,), device="cuda")
 
     def plain() -> None:
-        keys[page, :, place] = narrow(k, scales[0]).view(torch.uint8)
-        values[page, :, :, value_place] = narrow(v, scales[1]).view(torch.uint8)
+        keys[page, :, place] = narrow_factors(k, scales[0]).view(torch.uint8)
+        values[page, :, :, value_place] = narrow_values(v, scales[1]).view(torch.uint8)
         time_pages[page, place] = times
 
     def fused() -> None:
