@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,11 +22,10 @@ from genrec_kernels.cutlass.build import BuildFailed, BuiltKernel, compile_varia
 from genrec_kernels.cutlass.emulation import emulate
 from genrec_kernels.cutlass.library import CompiledKernel
 from genrec_kernels.cutlass.linear_choice import (
-    FP8_TILES,
-    TILES,
     all_linear_variants,
     choose_tile,
     cluster_tiles,
+    tile_times,
 )
 from genrec_kernels.cutlass.linear_parameters import RowScales, linear_parameters
 from genrec_kernels.cutlass.linear_variants import GROUPS, LinearTile, LinearVariant
@@ -38,6 +36,8 @@ from genrec_kernels.ptx_emulator import Kernel
 from genrec_kernels.ptx_emulator.kernel import Deadlock
 from genrec_kernels.ptx_emulator.memory import MemoryFault
 from genrec_kernels.ptx_emulator.program import PtxError
+
+from .machine_code import disassembled
 
 DTYPES: dict[Element, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -156,7 +156,7 @@ def test_shapes(tile: str, rows: int, columns: int, width: int) -> None:
 
 @pytest.mark.parametrize(
     "tile",
-    [tile for tile in TILES if tile.cluster == 1 or tile.rows * tile.columns < 128**2],
+    {**tile_times(fp8=False, adds=True), **tile_times(fp8=True, adds=False)},
     ids=lambda tile: tile.name,
 )
 def test_tiles(tile: LinearTile) -> None:
@@ -293,17 +293,18 @@ def test_kernels_that_were_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("fp8", [False, True])
 def test_tiles_are_chosen_by_how_many_there_are(fp8: bool) -> None:
-    tiles = tuple(FP8_TILES if fp8 else TILES)
-    few = choose_tile(384, 1024, 132, tiles, fp8=fp8)
-    many = choose_tile(65_536, 4096, 132, tiles, fp8=fp8)
+    times = tile_times(fp8=fp8, adds=False)
+    few, many = (choose_tile(rows, 1024, 132, times) for rows in (384, 65_536))
     assert few.block_rows * few.columns < many.block_rows * many.columns
-    assert choose_tile(65_536, 4096, 132, [few], fp8=fp8) == few
+    assert choose_tile(65_536, 4096, 132, {few: times[few]}) == few
     assert cluster_tiles(LinearTile(rows=64, columns=96, stages=2, cluster_rows=2), 129, 97) == 4
 
 
 def test_every_variant_has_a_name_of_its_own() -> None:
     names = [variant.name for variant in all_linear_variants()]
-    assert len(names) == len(set(names)) == 4 * len(TILES) + 2 * len(FP8_TILES)
+    kinds = [(fp8, adds) for fp8 in (False, False, True) for adds in (False, True)]
+    assert len(names) == len(set(names))
+    assert len(names) == sum(len(tile_times(fp8=fp8, adds=adds)) for fp8, adds in kinds)
 
 
 def test_registers_of_a_block_suffice() -> None:
@@ -326,24 +327,11 @@ def test_too_much_shared_memory_is_refused() -> None:
 # Machine code
 
 
-def disassembled(kernel: BuiltKernel, folder: Path) -> str:
-    triton = pytest.importorskip("triton", reason="its wheel brings nvdisasm")
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
-    if not tool.exists():
-        pytest.skip("this Triton has no nvdisasm")
-    cubin = folder / "kernel.cubin"
-    cubin.write_bytes(kernel.cubin)
-    return subprocess.run([tool, "-c", cubin], check=True, capture_output=True, text=True).stdout
-
-
-LARGE_TILES = [t for t in TILES if t.rows * t.columns >= 128**2 and t.cluster_rows == 2]
-
-
 @pytest.mark.parametrize(
     ("tile", "element", "products"),
     [
-        *((tile, "bf16", "HGMMA") for tile in LARGE_TILES),
-        *((tile, "fp8", "QGMMA") for tile in LARGE_TILES[:2]),
+        *((tile, "bf16", "HGMMA") for tile in tile_times(fp8=False, adds=True)),
+        *((tile, "fp8", "QGMMA") for tile in tile_times(fp8=True, adds=True)),
     ],
 )
 def test_machine_code(tile: LinearTile, element: Element, products: str, tmp_path: Path) -> None:

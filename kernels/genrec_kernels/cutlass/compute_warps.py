@@ -10,8 +10,8 @@ from cutlass import Boolean, Int32, const_expr
 
 from genrec_kernels.cutlass.fragments import fragments_of
 from genrec_kernels.cutlass.key_tiles import limit_of, limits_of_rows, tile_at, warp_group_steps
-from genrec_kernels.cutlass.staged_rows import WarpRows, store_rows
 from genrec_kernels.cutlass.steps import first_step, last_step, next_step, pass_by
+from genrec_kernels.cutlass.sum_rows import SumRows, store_rows
 from genrec_kernels.cutlass.variants import GROUP_ROWS
 from genrec_kernels.fp8_layout import WEIGHT_SCALE
 
@@ -123,10 +123,7 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                         previous = first_key
                 q_place.release()
                 v_get = last_step(tile, v_get, previous)
-                rows = WarpRows(
-                    *(variant, shared.staged, warp_group, parts.thread),
-                    *(start, first_row, num_rows, head),
-                )
+                rows = SumRows(variant.width, start, row, num_rows, head, parts.column // 2)
                 store_rows(rows, sums, tensors.out, inverse_norm)
             else:
                 q_place.release()

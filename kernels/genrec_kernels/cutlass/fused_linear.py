@@ -13,7 +13,7 @@ from torch import Tensor
 from genrec_kernels.current_device import on_device_of
 from genrec_kernels.cutlass.hstu_attention import multiprocessors
 from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels, launch, most_blocks
-from genrec_kernels.cutlass.linear_choice import FP8_TILES, TILES, choose_tile, cluster_tiles
+from genrec_kernels.cutlass.linear_choice import choose_tile, cluster_tiles, tile_times
 from genrec_kernels.cutlass.linear_parameters import RowScales, linear_parameters
 from genrec_kernels.cutlass.linear_variants import LinearTile, LinearVariant
 from genrec_kernels.cutlass.variants import ELEMENTS, Element
@@ -158,7 +158,9 @@ def _kernel_for(
     element: Element, adds: bool, rows: int, columns: int, processors: int
 ) -> CompiledKernel[LinearVariant]:
     kernels = _kernels_of(element, adds)
-    return kernels[choose_tile(rows, columns, processors, kernels, fp8=element == "fp8")]
+    times = tile_times(fp8=element == "fp8", adds=adds)
+    known = {tile: times[tile] for tile in kernels}
+    return kernels[choose_tile(rows, columns, processors, known)]
 
 
 @cache
@@ -166,7 +168,7 @@ def _kernels_of(element: Element, adds: bool) -> dict[LinearTile, CompiledKernel
     """Those that were compiled, by their tiles."""
     compiled = compiled_kernels()
     found = {}
-    for tile in FP8_TILES if element == "fp8" else TILES:
+    for tile in tile_times(fp8=element == "fp8", adds=adds):
         variant = LinearVariant(element=element, adds=adds, tile=tile)
         if variant.name in compiled:
             found[tile] = compiled[variant.name]

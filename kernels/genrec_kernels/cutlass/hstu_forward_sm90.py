@@ -28,7 +28,6 @@ from genrec_kernels.cutlass.block_sizes import REGISTERS, TILE_WORDS, WARP, WARP
 from genrec_kernels.cutlass.compute_warps import compute_tiles
 from genrec_kernels.cutlass.load_warp import load_tiles
 from genrec_kernels.cutlass.rings import rings_of
-from genrec_kernels.cutlass.staged_rows import staged_layout
 from genrec_kernels.cutlass.tma_operands import tma_operands
 from genrec_kernels.cutlass.variants import AttentionVariant
 
@@ -93,8 +92,6 @@ class HSTUForwardSm90:
             q=tiles.q.num_bytes, k=tiles.k.num_bytes, v=tiles.v.num_bytes
         )
 
-        staged_words = cute.size(staged_layout(self.variant))
-
         @cute.struct
         class SharedStorage:
             q_barriers: cute.struct.MemRange[cutlass.Int64, 2]
@@ -102,7 +99,6 @@ class HSTUForwardSm90:
             v_barriers: cute.struct.MemRange[cutlass.Int64, 2 * stages]
             work_barriers: cute.struct.MemRange[cutlass.Int64, 4]
             work: cute.struct.MemRange[Int32, 2 * TILE_WORDS]
-            staged: cute.struct.Align[cute.struct.MemRange[Int32, staged_words], 16]
             q: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.q.layout)], 1024]
             k: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.k.layout)], 1024]
             v: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.v.layout)], 1024]
@@ -171,10 +167,9 @@ class HSTUForwardSm90:
     ):
         """A block: its shared memory and barriers, then each warp goes its way.
 
-        `load_tiles` and `compute_tiles` get `shared`: tiles of q, k and v in shared memory;
-        `staged`, rows on their way out; and `work`, int32 [TILE_WORDS, 2], what the loading warp
-        tells of two tiles; `rings`: the barriers of each of these but `staged`; `tensors` and
-        `scalars`, as the launch has them.
+        `load_tiles` and `compute_tiles` get `shared`: tiles of q, k and v in shared memory, and
+        `work`, int32 [TILE_WORDS, 2], what the loading warp tells of two tiles; `rings`: the
+        barriers of each of these; `tensors` and `scalars`, as the launch has them.
         """
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         storage = SmemAllocator().allocate(self.storage)
@@ -182,7 +177,6 @@ class HSTUForwardSm90:
             q=storage.q.get_tensor(q_layout.outer, swizzle=q_layout.inner),
             k=storage.k.get_tensor(k_layout.outer, swizzle=k_layout.inner),
             v=storage.v.get_tensor(v_layout.outer, swizzle=v_layout.inner),
-            staged=storage.staged.get_tensor(staged_layout(self.variant)),
             work=storage.work.get_tensor(cute.make_layout((TILE_WORDS, 2))),
         )
         rings = rings_of(self.variant, storage, self.num_bytes)

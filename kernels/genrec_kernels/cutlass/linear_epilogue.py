@@ -15,15 +15,11 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64, const_expr
 
 from genrec_kernels.cutlass.block_sizes import WARP
+from genrec_kernels.cutlass.exchange import CHUNK, LANES, exchange
 from genrec_kernels.cutlass.linear_columns import factor_of
 from genrec_kernels.cutlass.linear_variants import GROUPS, PASS_COLUMNS
 from genrec_kernels.cutlass.scores import silu_of_half
 from genrec_kernels.cutlass.variants import GROUP_ROWS
-
-#: Lanes that have a row between them, and words of each that they exchange.
-_LANES = 4
-#: Elements of 16 bits that a lane reads or writes at once.
-_CHUNK = 8
 
 
 def lane_place(variant, warp_group, thread, row_tile):
@@ -34,12 +30,12 @@ def lane_place(variant, warp_group, thread, row_tile):
         lane's place among those that have a row.
     """
     tile = variant.tile
-    row = row_tile * tile.block_rows + thread // WARP * 16 + thread % WARP // _LANES
+    row = row_tile * tile.block_rows + thread // WARP * 16 + thread % WARP // LANES
     spacing = GROUP_ROWS
     if tile.together:
         row += warp_group * GROUP_ROWS
         spacing *= GROUPS
-    return SimpleNamespace(row=row, spacing=spacing, quarter=thread % _LANES)
+    return SimpleNamespace(row=row, spacing=spacing, quarter=thread % LANES)
 
 
 @cute.jit
@@ -52,16 +48,16 @@ def load_residual(variant: cutlass.Constexpr, tensors, place, first_column):
     residual = None
     if const_expr(variant.adds):
         tile = variant.tile
-        shape = (_LANES, tile.columns // PASS_COLUMNS, 2, tile.rows // GROUP_ROWS)
+        shape = (LANES, tile.columns // PASS_COLUMNS, 2, tile.rows // GROUP_ROWS)
         residual = cute.make_rmem_tensor(cute.make_layout(shape), Int32)
         last_row = Int32(tensors.out.shape[0]) - 1
-        last_column = Int32(tensors.out.shape[1]) - _CHUNK
+        last_column = Int32(tensors.out.shape[1]) - CHUNK
         for m in cutlass.range_constexpr(shape[3]):
             for i in cutlass.range_constexpr(2):
                 # What is beyond the output is not stored: any number will do.
                 row = cutlass.min(place.row + place.spacing * m + 8 * i, last_row)
                 for step in cutlass.range_constexpr(shape[1]):
-                    column = first_column + PASS_COLUMNS * step + _CHUNK * place.quarter
+                    column = first_column + PASS_COLUMNS * step + CHUNK * place.quarter
                     chunk = _chunk(tensors.residual, row, cutlass.min(column, last_column))
                     cute.autovec_copy(chunk, residual[None, step, i, m])
     return residual
@@ -87,7 +83,7 @@ def finish(variant: cutlass.Constexpr, sums, residual, columns, tensors, place, 
         scales = None
         if const_expr(variant.fp8):
             scales = _of_columns(columns[None, 1], step, place.quarter)
-        column = first_column + PASS_COLUMNS * step + _CHUNK * place.quarter
+        column = first_column + PASS_COLUMNS * step + CHUNK * place.quarter
         for m in cutlass.range_constexpr(tile.rows // GROUP_ROWS):
             for i in cutlass.range_constexpr(2):
                 row = place.row + place.spacing * m + 8 * i
@@ -96,44 +92,44 @@ def finish(variant: cutlass.Constexpr, sums, residual, columns, tensors, place, 
                     factor = tensors.x_scale[cutlass.min(row, num_rows - 1)]
                 added = None
                 if const_expr(variant.adds):
-                    words = cute.make_rmem_tensor(cute.make_layout(_LANES), Int32)
+                    words = cute.make_rmem_tensor(cute.make_layout(LANES), Int32)
                     words.store(residual[None, step, i, m].load())
-                    _exchange(words, place.quarter)
+                    exchange(words, place.quarter)
                     added = _widened(words, tensors.out.element_type)
-                first = 2 * i + 4 * _LANES * step + tile.columns // 2 * m
+                first = 2 * i + 4 * LANES * step + tile.columns // 2 * m
                 words = _rounded(variant, sums, first, factor, scales, biases, added, tensors)
-                _exchange(words, place.quarter)
+                exchange(words, place.quarter)
                 if row < num_rows and column < num_columns:
                     cute.autovec_copy(words, _chunk(tensors.out, row, column))
 
 
 def _chunk(tensor, row, column):
     """Eight columns of a row, from a multiple of eight, as int32 [4]."""
-    place = cute.assume(Int64(row) * tensor.stride[0] + column, divby=_CHUNK)
+    place = cute.assume(Int64(row) * tensor.stride[0] + column, divby=CHUNK)
     words = cute.recast_ptr(tensor.iterator + place, dtype=Int32)
-    return cute.make_tensor(words, cute.make_layout(_LANES))
+    return cute.make_tensor(words, cute.make_layout(LANES))
 
 
 def _of_columns(kept, step, quarter):
     """Of a thread's eight columns in a pass, float32 [2, 4]."""
-    found = cute.make_rmem_tensor(cute.make_layout((2, _LANES)), Float32)
-    for j in range(_LANES):
-        pair = cute.local_tile(kept, (2,), (PASS_COLUMNS // 2 * step + _CHUNK // 2 * j + quarter,))
+    found = cute.make_rmem_tensor(cute.make_layout((2, LANES)), Float32)
+    for j in range(LANES):
+        pair = cute.local_tile(kept, (2,), (PASS_COLUMNS // 2 * step + CHUNK // 2 * j + quarter,))
         cute.autovec_copy(pair, found[None, j])
     return found
 
 
 def _widened(words, dtype):
     """float32 [8] of four words."""
-    wide = cute.make_rmem_tensor(cute.make_layout(2 * _LANES), Float32)
+    wide = cute.make_rmem_tensor(cute.make_layout(2 * LANES), Float32)
     wide.store(cute.recast_tensor(words, dtype).load().to(Float32))
     return wide
 
 
 def _rounded(variant, sums, first, factor, scales, biases, added, tensors):
     """A thread's eight numbers of a row in a pass, from sum `first` on, as four words."""
-    numbers = cute.make_rmem_tensor(cute.make_layout(2 * _LANES), Float32)
-    for j in range(_LANES):
+    numbers = cute.make_rmem_tensor(cute.make_layout(2 * LANES), Float32)
+    for j in range(LANES):
         for c in range(2):
             number = sums[first + 4 * j + c] * factor
             if variant.fp8:
@@ -145,17 +141,3 @@ def _rounded(variant, sums, first, factor, scales, biases, added, tensors):
     rounded = cute.make_rmem_tensor(numbers.layout, dtype)
     rounded.store(numbers.load().to(dtype))
     return cute.recast_tensor(rounded, Int32)
-
-
-@cute.jit
-def _exchange(words, quarter):
-    """Word `i` of lane `j` for word `j` of lane `i`, of four lanes."""
-    for distance in cutlass.range_constexpr(1, 3):
-        upper = quarter & distance != 0
-        for low in cutlass.range_constexpr(_LANES):
-            if const_expr(low & distance == 0):
-                high = low + distance
-                given = cutlass.select_(upper, words[low], words[high])
-                taken = cute.arch.shuffle_sync_bfly(given, distance)
-                words[low] = cutlass.select_(upper, taken, words[low])
-                words[high] = cutlass.select_(upper, words[high], taken)

@@ -12,13 +12,8 @@ from genrec_kernels.cutlass.fragments import fragments_of
 from genrec_kernels.cutlass.key_parts import steps_of_group
 from genrec_kernels.cutlass.key_tiles import limits_of_rows
 from genrec_kernels.cutlass.paged_steps import run_ahead, run_steps
-from genrec_kernels.cutlass.staged_rows import (
-    WarpRows,
-    add_own,
-    store_part_rows,
-    store_rows,
-)
 from genrec_kernels.cutlass.steps import pass_by
+from genrec_kernels.cutlass.sum_rows import SumRows, add_own, store_part_rows, store_rows
 from genrec_kernels.cutlass.variants import GROUP_ROWS
 from genrec_kernels.fp8_layout import WEIGHT_SCALE
 
@@ -90,10 +85,7 @@ def compute_paged_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, ri
                 own_factor = scalars.own_factor
             if const_expr(variant.bias):
                 own_bias = tensors.own_bias[0]
-            rows = WarpRows(
-                *(variant, shared.staged, warp_group, parts.thread),
-                *(start, first_row, num_rows, head),
-            )
+            rows = SumRows(variant.width, start, row, num_rows, head, parts.column // 2)
             sums.fill(0.0)
             if split == 0:
                 add_own(

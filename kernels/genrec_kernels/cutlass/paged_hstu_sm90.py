@@ -25,7 +25,6 @@ from genrec_kernels.cutlass.block_sizes import REGISTERS, TILE_WORDS, WARP, WARP
 from genrec_kernels.cutlass.paged_compute_warps import compute_paged_tiles
 from genrec_kernels.cutlass.paged_load_warp import load_paged_tiles
 from genrec_kernels.cutlass.rings import rings_of
-from genrec_kernels.cutlass.staged_rows import staged_layout
 from genrec_kernels.cutlass.tma_operands import tma_operands
 from genrec_kernels.cutlass.variants import AttentionVariant
 
@@ -105,8 +104,6 @@ class PagedHSTUSm90:
             q=tiles.q.num_bytes, k=tiles.k.num_bytes + bias_bytes, v=tiles.v.num_bytes
         )
 
-        staged_words = cute.size(staged_layout(variant))
-
         @cute.struct
         class SharedStorage:
             q_barriers: cute.struct.MemRange[cutlass.Int64, 2]
@@ -115,7 +112,6 @@ class PagedHSTUSm90:
             work_barriers: cute.struct.MemRange[cutlass.Int64, 4]
             work: cute.struct.MemRange[Int32, 2 * TILE_WORDS]
             bias: cute.struct.Align[cute.struct.MemRange[bias_dtype, tile_bias * stages], 128]
-            staged: cute.struct.Align[cute.struct.MemRange[Int32, staged_words], 16]
             q: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.q.layout)], 1024]
             k: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.k.layout)], 1024]
             v: cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(tiles.v.layout)], 1024]
@@ -189,9 +185,9 @@ class PagedHSTUSm90:
         """A block: its shared memory and barriers, then each warp goes its way.
 
         `load_paged_tiles` and `compute_paged_tiles` get `shared`: tiles of q, k and v in shared
-        memory, with `same_bias` of the bias too; `staged`, rows on their way; and `work`, int32
-        [TILE_WORDS, 2], what the loading warp tells of two tiles; `rings`: the barriers of each of
-        these but `staged`; `tensors` and `scalars`, as the launch has them.
+        memory, with `same_bias` of the bias too, and `work`, int32 [TILE_WORDS, 2], what the
+        loading warp tells of two tiles; `rings`: the barriers of each of these; `tensors` and
+        `scalars`, as the launch has them.
         """
         variant = self.variant
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
@@ -204,7 +200,6 @@ class PagedHSTUSm90:
             k=storage.k.get_tensor(k_layout.outer, swizzle=k_layout.inner),
             v=storage.v.get_tensor(v_layout.outer, swizzle=v_layout.inner),
             bias=bias_tile,
-            staged=storage.staged.get_tensor(staged_layout(variant)),
             work=storage.work.get_tensor(cute.make_layout((TILE_WORDS, 2))),
         )
         rings = rings_of(variant, storage, self.num_bytes)
