@@ -89,6 +89,9 @@ def store_rows(rows, sums, out, inverse_norm):
             for move in cutlass.range_constexpr(rows.moves):
                 place = cute.local_tile(line, (LANES,), (LANES * move + rows.quarter,))
                 cute.autovec_copy(words[None, move], place)
+        # The branch is over for all lanes: else ptxas keeps the tiles' places, which are the same
+        # for a warp, in every lane's registers, and each product waits for them.
+        cute.arch.sync_warp()
 
 
 @cute.jit
