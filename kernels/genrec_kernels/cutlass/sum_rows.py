@@ -53,8 +53,10 @@ def add_own(rows, sums, tensors, half_alpha, own_bias, own_factor, sums_per_valu
         sums_per_value: what the sums are times beside values.
     """
     dtype = tensors.q.element_type
+    # All at once, to be waited for once.
+    chunks = [[rows.chunks_of(x, i) for x in (tensors.q, tensors.k, tensors.v)] for i in range(2)]
     for i in cutlass.range_constexpr(2):
-        q, k, v = (rows.chunks_of(x, i) for x in (tensors.q, tensors.k, tensors.v))
+        q, k, v = chunks[i]
         score = Float32(0.0)
         for move in cutlass.range_constexpr(rows.moves):
             product = _wide(q[move], dtype) * _wide(k[move], dtype)
