@@ -27,8 +27,8 @@ from .paged_inputs import (
 CUTLASS_PROBLEM = "it needs an NVIDIA GPU"
 if ON_GPU:
     CUTLASS_PROBLEM = str(backend_problem("cutlass", torch.device("cuda", 0)) or "")
-#: Of weights that round the other way, as scores, and a GPU's tanh, are no better than 2^-11: one that
-#: does is a sixteenth of it, and some cases have few.
+#: Of weights that round the other way, as scores, and a GPU's tanh, are no better than 2^-11: one
+#: that does is off by a sixteenth, and some cases have few.
 EIGHT_BITS = 4e-2
 needs_cutlass = pytest.mark.skipif(CUTLASS_PROBLEM != "", reason=CUTLASS_PROBLEM)
 
