@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genrec_kernels.bench.paged_measure import Recorder, copy_bandwidth, relative_error, time_graph
 from genrec_kernels.bench.records import RECORDS
+from genrec_kernels.dispatch import Backend
 from genrec_kernels.fp8_layout import places_of
 from genrec_kernels.fp8_linear import linear_add_fp8, linear_silu_fp8
 from genrec_kernels.fp8_pages import FP8, keys_and_values, narrow_factors, narrow_values, scales_for
@@ -146,7 +147,9 @@ def measure_norm_gate(rows: int, width: int, recorder: Recorder, copy_tbps: floa
     )  # fmt: skip
 
 
-def measure_linear(rows: int, width: int, recorder: Recorder, *, adds: bool) -> None:
+def measure_linear(
+    rows: int, width: int, recorder: Recorder, *, adds: bool, backend: Backend
+) -> None:
     """A layer's first projection with SiLU, or its last with the residual, against cuBLAS."""
     columns = width if adds else 4 * width
     x = torch.randn(rows, width, device="cuda").to(DTYPE)
@@ -158,20 +161,25 @@ def measure_linear(rows: int, width: int, recorder: Recorder, *, adds: bool) -> 
         product = F.linear(x, weight, bias)
         return residual + product if adds else F.silu(product)
 
-    def fused() -> Tensor:
+    def fused(backend: Backend) -> Tensor:
         if adds:
-            return linear_add(x, weight, bias, residual, backend="triton")
-        return linear_silu(x, weight, bias, backend="triton")
+            return linear_add(x, weight, bias, residual, backend=backend)
+        return linear_silu(x, weight, bias, backend=backend)
 
-    compiled = torch.compile(plain)
+    references: dict[str, Callable[[], Tensor]] = {"plain PyTorch": plain}
+    if backend == "cutlass":
+        references["triton"] = partial(fused, "triton")
+        references["cuBLAS, the product alone"] = lambda: x @ weight.t()
+    else:
+        references["torch.compile"] = torch.compile(plain)
     some = slice(0, 4096)
     exact = F.linear(x[some].double(), weight.double(), bias.double())
     exact = residual[some].double() + exact if adds else F.silu(exact)
-    timing = time_graph([fused])
-    error = relative_error(fused()[some], exact)
-    for name, run in (("plain PyTorch", plain), ("torch.compile", compiled)):
+    timing = time_graph([partial(fused, backend)])
+    error = relative_error(fused(backend)[some], exact)
+    for name, run in references.items():
         recorder.add(
-            f"linear-{'add' if adds else 'silu'}-{rows}x{width}", timing, backend="triton",
+            f"linear-{'add' if adds else 'silu'}-{rows}x{width}", timing, backend=backend,
             dtype=DTYPE, work=2 * rows * width * columns, unit="TFLOP/s", reference=name,
             reference_ms=time_graph([run]).p50, error=error,
         )  # fmt: skip
@@ -254,10 +262,13 @@ def measure_top_k(num_users: int, num_items: int, width: int, k: int, recorder: 
     )  # fmt: skip
 
 
-def measurements(recorder: Recorder) -> dict[str, list[Callable[[], None]]]:
+def measurements(recorder: Recorder, backend: Backend) -> dict[str, list[Callable[[], None]]]:
     """What can be measured, by the beginning of its cases' names."""
     copy_tbps = copy_bandwidth()
-    products = ((64, 1024), (384, 1024), (1024, 1024), (8192, 1024), (65_536, 512), (65_536, 1024))
+    products = (
+        *((rows, 1024) for rows in (64, 384, 1024, 3072, 8192, 65_536)),
+        (65_536, 512),
+    )
     catalogues = (
         (128, 50_000, 512, 100),
         (1, 1_000_000, 256, 100),
@@ -275,9 +286,13 @@ def measurements(recorder: Recorder) -> dict[str, list[Callable[[], None]]]:
             for rows in (512, 8192, 65_536)
         ],
         "linear-silu": [
-            partial(measure_linear, *shape, recorder, adds=False) for shape in products
+            partial(measure_linear, *shape, recorder, adds=False, backend=backend)
+            for shape in products
         ],
-        "linear-add": [partial(measure_linear, *shape, recorder, adds=True) for shape in products],
+        "linear-add": [
+            partial(measure_linear, *shape, recorder, adds=True, backend=backend)
+            for shape in products
+        ],
         "linear-fp8": [
             partial(measure_linear_fp8, *shape, recorder, adds=adds)
             for shape in products
@@ -301,10 +316,15 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--commit", required=True)
     parser.add_argument("--only", help="the cases whose names begin so")
+    parser.add_argument(
+        "--backend", choices=["triton", "cutlass"], default="triton", help="of linear layers"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.backends.cuda.matmul.allow_tf32 = False
-    for name, runs in measurements(Recorder(options.records, options.commit)).items():
+    for name, runs in measurements(
+        Recorder(options.records, options.commit), options.backend
+    ).items():
         if options.only in (None, name):
             for run in runs:
                 run()
