@@ -29,7 +29,7 @@ KERNEL = CompiledKernel(
 LINEAR = LinearVariant(
     element="fp8",
     adds=True,
-    tile=LinearTile(rows=128, columns=96, stages=5, cluster_columns=2),
+    tile=LinearTile(rows=128, columns=96, stages=5, cluster_rows=2),
 )
 
 
@@ -142,14 +142,12 @@ def test_launches_of_a_stream_share_a_counter_and_graphs_do_not() -> None:
 
 def test_attributes_of_a_launch() -> None:
     driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings launch kernels")
-    assert _attributes(driver, 1, early=False) == []
-    cluster, early = _attributes(driver, 4, early=True)
+    assert _attributes(driver, 1) == []
+    (cluster,) = _attributes(driver, 4)
     names = driver.CUlaunchAttributeID
     assert cluster.id == names.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
     size = cluster.value.clusterDim
     assert (size.x, size.y, size.z) == (4, 1, 1)
-    assert early.id == names.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-    assert early.value.programmaticStreamSerializationAllowed == 1
 
 
 def test_parameters_as_the_driver_reads_them() -> None:

@@ -50,10 +50,8 @@ TOGETHER = replace(ALTERNATE, together=True)
 SMALL_TILES = {
     "alternate": ALTERNATE,
     "together": TOGETHER,
-    "one behind": replace(TOGETHER, lag=2),
-    "cluster of rows": replace(ALTERNATE, cluster_rows=2),
-    "cluster of columns": replace(TOGETHER, cluster_columns=2),
-    "cluster of both": replace(ALTERNATE, cluster_rows=2, cluster_columns=2),
+    "cluster": replace(ALTERNATE, cluster_rows=2),
+    "cluster together": replace(TOGETHER, cluster_rows=2),
 }
 
 
@@ -149,7 +147,7 @@ def test_elements(element: Element, adds: bool) -> None:
         (260, 136, 264),
     ],
 )
-@pytest.mark.parametrize("tile", ["alternate", "one behind", "cluster of both"])
+@pytest.mark.parametrize("tile", ["alternate", "together", "cluster"])
 def test_shapes(tile: str, rows: int, columns: int, width: int) -> None:
     check(built(SMALL_TILES[tile]), rows, columns, width)
 
@@ -165,7 +163,7 @@ def test_tiles(tile: LinearTile) -> None:
 
 @pytest.mark.parametrize("group", [1, 2, 5, 100])
 def test_any_order_of_tiles(group: int) -> None:
-    kernel = built(replace(ALTERNATE, cluster_rows=2))
+    kernel = built(SMALL_TILES["cluster"])
     product = Product(kernel.description.variant, 400, 136, 64)
     assert_right(run(kernel, product, blocks=4, group=group), product.expected, "bf16")
 
@@ -178,7 +176,7 @@ def test_any_order_of_warps_and_copies(tile: LinearTile, seed: int) -> None:
 
 def test_more_blocks_than_tiles() -> None:
     check(built(), 65, 64, 128, blocks=5)
-    check(built(SMALL_TILES["cluster of rows"]), 65, 64, 128, blocks=4)
+    check(built(SMALL_TILES["cluster"]), 65, 64, 128, blocks=4)
 
 
 @pytest.mark.parametrize("spoil", [math.nan, math.inf])
@@ -206,7 +204,7 @@ def test_a_row_cannot_spoil_another(tile: LinearTile, spoil: float) -> None:
         (ALTERNATE, 328, r"bar\.(sync|arrive)\s+%r\d+, 256;"),
         (TOGETHER, 64, r"bar\.sync\s+%r\d+, 128;"),
         # Blocks of a cluster would signal barriers that are not there yet.
-        (SMALL_TILES["cluster of rows"], 328, r"barrier\.cluster\.wait;"),
+        (SMALL_TILES["cluster"], 328, r"barrier\.cluster\.wait;"),
     ],
 )
 def test_a_missing_wait_is_seen(tile: LinearTile, width: int, wait: str) -> None:
@@ -230,7 +228,7 @@ def test_what_the_launcher_passes(
     monkeypatch: pytest.MonkeyPatch, element: Element, adds: bool
 ) -> None:
     """The launcher on the CPU, with the emulator in place of the driver."""
-    kernel = built(SMALL_TILES["cluster of columns"], element, adds=adds)
+    kernel = built(SMALL_TILES["cluster together"], element, adds=adds)
 
     def launch_here(
         chosen: CompiledKernel[LinearVariant],
@@ -238,7 +236,6 @@ def test_what_the_launcher_passes(
         *,
         blocks: int,
         device: torch.device,
-        early: bool,
     ) -> None:
         assert chosen == kernel.description
         emulate(Kernel(kernel.ptx), parameters, blocks=blocks, cluster=chosen.cluster)
@@ -283,6 +280,12 @@ def test_what_no_kernel_takes(
     else:
         assert offered == ("triton", "reference")
         assert re.search(reason, lacking["cutlass"])
+
+
+def test_triton_is_first_in_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "_kernels_of", lambda *_: {"a tile": "a kernel"})
+    x, bias = narrow_rows(torch.ones(64, 64)), torch.ones(64, dtype=torch.bfloat16)
+    assert launcher.offer(x, x, bias, None) == (("triton", "cutlass", "reference"), {})
 
 
 def test_kernels_that_were_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,8 +344,7 @@ def test_machine_code(tile: LinearTile, element: Element, products: str, tmp_pat
     steps = kernel.description.variant.depth * kernel.description.variant.element_bytes // 32
     assert found == 2 * steps * tile.rows // 64, "the tensor cores are not used as they should be"
     assert len(re.findall(r"\bUTMALDG\b", sass)) == 2
-    shared = (tile.cluster_rows > 1) + (tile.cluster_columns > 1)
-    assert len(re.findall(r"\bUTMALDG\.\S*MULTICAST", sass)) == shared
+    assert len(re.findall(r"\bUTMALDG\.\S*MULTICAST", sass)) == (tile.cluster_rows > 1)
     assert not re.search(r"\b(?:LDL|STL)\b", sass), "registers spill"
     # ptxas may wait after every product, where it takes registers to be too few.
     assert len(re.findall(r"WARPGROUP\.DEPBAR", sass)) == 2

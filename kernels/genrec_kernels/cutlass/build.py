@@ -65,7 +65,7 @@ def compile_variant(variant: AttentionVariant | LinearVariant) -> BuiltKernel:
             threads=kernel.threads,
             shared_bytes=shared_bytes,
             software=f"nvidia-cutlass-dsl {version('nvidia-cutlass-dsl')}",
-            cluster=variant.tile.cluster if isinstance(variant, LinearVariant) else 1,
+            cluster=variant.tile.cluster_rows if isinstance(variant, LinearVariant) else 1,
         ),
         compiled.artifacts.CUBIN,
         compiled.artifacts.PTX,

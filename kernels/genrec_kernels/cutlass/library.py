@@ -129,18 +129,9 @@ def compiled_kernels(folder: Path = FOLDER) -> dict[str, CompiledKernel[Any]]:
 
 
 def launch(
-    kernel: CompiledKernel[Any],
-    parameters: list[Parameter],
-    *,
-    blocks: int,
-    device: torch.device,
-    early: bool = False,
+    kernel: CompiledKernel[Any], parameters: list[Parameter], *, blocks: int, device: torch.device
 ) -> None:
     """Run a kernel on the current stream of a device, which must be the current device.
-
-    Args:
-        early: it may begin before the kernel ahead of it has ended. It must wait for that itself
-            (``griddepcontrol.wait``).
 
     Raises:
         LaunchFailed: the driver refused.
@@ -150,7 +141,7 @@ def launch(
     function = _function(kernel, device.index or 0)
     stream = torch.cuda.current_stream(device).cuda_stream
     grid, block = (blocks, 1, 1), (kernel.threads, 1, 1)
-    attributes = _attributes(driver, kernel.cluster, early=early)
+    attributes = _attributes(driver, kernel.cluster)
     if not attributes:
         answer = driver.cuLaunchKernel(
             function, *grid, *block, kernel.shared_bytes, stream, packed.address, 0
@@ -178,29 +169,22 @@ def most_blocks(kernel: CompiledKernel[Any], device: torch.device) -> int:
     config.gridDimX, config.gridDimY, config.gridDimZ = kernel.cluster, 1, 1
     config.blockDimX, config.blockDimY, config.blockDimZ = kernel.threads, 1, 1
     config.sharedMemBytes = kernel.shared_bytes
-    attributes = _attributes(driver, kernel.cluster, early=False)
+    attributes = _attributes(driver, kernel.cluster)
     config.attrs, config.numAttrs = attributes, len(attributes)
     function = _function(kernel, device.index or 0)
     clusters = _check(driver, driver.cuOccupancyMaxActiveClusters(function, config), kernel)
     return int(clusters) * kernel.cluster
 
 
-def _attributes(driver: Any, cluster: int, *, early: bool) -> list[Any]:
+def _attributes(driver: Any, cluster: int) -> list[Any]:
     """Of a launch."""
-    found = []
-    if cluster > 1:
-        attribute = driver.CUlaunchAttribute()
-        attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
-        size = attribute.value.clusterDim
-        size.x, size.y, size.z = cluster, 1, 1
-        found.append(attribute)
-    if early:
-        attribute = driver.CUlaunchAttribute()
-        name = "CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION"
-        attribute.id = getattr(driver.CUlaunchAttributeID, name)
-        attribute.value.programmaticStreamSerializationAllowed = 1
-        found.append(attribute)
-    return found
+    if cluster == 1:
+        return []
+    attribute = driver.CUlaunchAttribute()
+    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+    size = attribute.value.clusterDim
+    size.x, size.y, size.z = cluster, 1, 1
+    return [attribute]
 
 
 def _descriptor(driver: Any, kernel: CompiledKernel[Any], boxes: Boxes) -> Any:

@@ -92,7 +92,7 @@ def choose_tile(
     """
 
     def time(tile: LinearTile) -> float:
-        rounds = -(-cluster_tiles(tile, rows, columns) // (multiprocessors // tile.cluster))
+        rounds = -(-cluster_tiles(tile, rows, columns) // (multiprocessors // tile.cluster_rows))
         return times[tile].first + (rounds - 1) * times[tile].further
 
     return min(times, key=time)
@@ -101,5 +101,5 @@ def choose_tile(
 def cluster_tiles(tile: LinearTile, rows: int, columns: int) -> int:
     """How many tiles of whole clusters a product has."""
     high = -(-rows // (tile.block_rows * tile.cluster_rows))
-    wide = -(-columns // (tile.columns * tile.cluster_columns))
+    wide = -(-columns // tile.columns)
     return high * wide

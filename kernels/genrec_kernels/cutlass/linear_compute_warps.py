@@ -14,8 +14,7 @@ from genrec_kernels.cutlass.linear_operands import linear_fragments
 from genrec_kernels.cutlass.linear_places import place_of
 from genrec_kernels.cutlass.linear_variants import GROUPS
 
-#: Numbers of barriers: one for each warp group's own threads, and for its turn; with a lag the
-#: first of those is the second's.
+#: Numbers of barriers: one for each warp group's own threads, and for its turn.
 _FIRST_OWN, _FIRST_TURN = 1, 1 + GROUPS
 
 
@@ -41,8 +40,6 @@ def compute_products(variant: cutlass.Constexpr, shared, tensors, ring, schedule
         stride = stride * GROUPS
         read.advance(warp_group * schedule.steps)
     turn = Int32(0)
-    # Nothing is read or written before the kernel ahead has ended.
-    cute.arch.griddepcontrol_wait()
     for index in cutlass.range(first, schedule.tiles, stride, unroll=1):
         row_tile, column_tile = place_of(variant, schedule, index)
         place = lane_place(variant, warp_group, thread, row_tile)
@@ -55,10 +52,7 @@ def compute_products(variant: cutlass.Constexpr, shared, tensors, ring, schedule
         cute.arch.barrier(barrier_id=_FIRST_OWN + warp_group, number_of_threads=WARP_GROUP)
         if const_expr(not tile.together):
             await_turn(schedule, index, warp_group)
-        told_at = Int32(0)
-        if const_expr(tile.lag > 0):
-            told_at = keep_behind(variant, schedule, index, warp_group)
-        read, free = queue_products(variant, parts, sums, ring, read, schedule.steps, told_at)
+        read, free = queue_products(parts, sums, ring, read, schedule.steps)
         if const_expr(not tile.together):
             pass_turn(schedule, index, warp_group)
         warpgroup.wait_group(0)
@@ -92,35 +86,8 @@ def pass_turn(schedule, index, warp_group):
 
 
 @cute.jit
-def keep_behind(variant: cutlass.Constexpr, schedule, index, warp_group):
-    """In its first tile, the second warp group waits until the first has got ahead.
-
-    Returns:
-        The step at which a group tells the other; 0 for none.
-    """
-    told_at = Int32(0)
-    lag = variant.tile.lag
-    if index == schedule.first and schedule.steps > lag:
-        if warp_group == 0:
-            told_at = Int32(lag)
-        else:
-            cute.arch.barrier(barrier_id=_FIRST_TURN, number_of_threads=GROUPS * WARP_GROUP)
-    return told_at
-
-
-@cute.jit
-def tell_other(step, told_at):
-    """The other warp group may begin."""
-    if step == told_at:
-        cute.arch.barrier_arrive(barrier_id=_FIRST_TURN, number_of_threads=GROUPS * WARP_GROUP)
-
-
-@cute.jit
-def queue_products(variant: cutlass.Constexpr, parts, sums, ring, read, steps, told_at):
+def queue_products(parts, sums, ring, read, steps):
     """``sums = x · Wᵀ``, of which the last step may be under way.
-
-    Args:
-        told_at: with a lag, the step at which the other warp group is told to begin; 0 for none.
 
     Returns:
         The places in the ring behind the last step, and of the last step, which is not given back.
@@ -131,7 +98,7 @@ def queue_products(variant: cutlass.Constexpr, parts, sums, ring, read, steps, t
     warpgroup.commit_group()
     free = read.clone()
     read.advance()
-    for step in cutlass.range(1, steps, unroll=1):
+    for _ in cutlass.range(1, steps, unroll=1):
         ring.consumer_wait(read)
         warpgroup.fence()
         _queue_step(parts, parts.next_mma, sums, read.index)
@@ -141,8 +108,6 @@ def queue_products(variant: cutlass.Constexpr, parts, sums, ring, read, steps, t
         ring.consumer_release(free)
         read.advance()
         free.advance()
-        if const_expr(variant.tile.lag > 0):
-            tell_other(step, told_at)
     return read, free
 
 

@@ -4,7 +4,7 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int16, Int32, const_expr
+from cutlass import Int16, const_expr
 from cutlass.cute.nvgpu import cpasync
 
 from genrec_kernels.cutlass.linear_places import place_of
@@ -22,32 +22,19 @@ def load_steps(variant: cutlass.Constexpr, loads, shared, ring, schedule):
     tile = variant.tile
     (x_copy, x_tma), (w_copy, w_tma) = loads.x, loads.weight
     put = ring.make_producer()
-    x_mask, w_mask = None, None
-    if const_expr(tile.cluster_columns > 1):
-        beside = sum(1 << rank * tile.cluster_rows for rank in range(tile.cluster_columns))
-        x_mask = Int16(Int32(beside) << schedule.row_rank)
+    w_mask = None
     if const_expr(tile.cluster_rows > 1):
-        below = (1 << tile.cluster_rows) - 1
-        w_mask = Int16(Int32(below) << schedule.column_rank * tile.cluster_rows)
+        w_mask = Int16((1 << tile.cluster_rows) - 1)
 
-    # Nothing is read before the kernel ahead has ended; the one behind may come to this place.
-    cute.arch.griddepcontrol_wait()
-    cute.arch.griddepcontrol_launch_dependents()
     for index in cutlass.range(schedule.first, schedule.tiles, schedule.stride, unroll=1):
         row_tile, column_tile = place_of(variant, schedule, index)
         gx = cute.local_tile(x_tma, (tile.block_rows, variant.depth), (row_tile, None))
         gw = cute.local_tile(w_tma, (tile.columns, variant.depth), (column_tile, None))
-        txs, txg = _views(x_copy, shared.x, gx, schedule.column_rank, tile.cluster_columns)
-        tws, twg = _views(w_copy, shared.weight, gw, schedule.row_rank, tile.cluster_rows)
+        txs, txg = _views(x_copy, shared.x, gx, 0, 1)
+        tws, twg = _views(w_copy, shared.weight, gw, schedule.rank, tile.cluster_rows)
         for step in cutlass.range(schedule.steps, unroll=1):
             place = put.acquire_and_advance()
-            cute.copy(
-                x_copy,
-                txg[None, step],
-                txs[None, place.index],
-                tma_bar_ptr=place.barrier,
-                mcast_mask=x_mask,
-            )
+            cute.copy(x_copy, txg[None, step], txs[None, place.index], tma_bar_ptr=place.barrier)
             cute.copy(
                 w_copy,
                 twg[None, step],

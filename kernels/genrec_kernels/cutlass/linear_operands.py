@@ -33,7 +33,7 @@ def linear_operands(variant, x, weight):
     w_layout = sm90.make_smem_layout_b(LayoutEnum.ROW_MAJOR, shape, dtype, tile.stages)
     row_bytes = variant.depth * dtype.width // 8
     return SimpleNamespace(
-        x=_operand(x, x_layout, (tile.block_rows, variant.depth), tile.cluster_columns),
+        x=_operand(x, x_layout, (tile.block_rows, variant.depth), 1),
         weight=_operand(weight, w_layout, (tile.columns, variant.depth), tile.cluster_rows),
         num_bytes=(tile.block_rows + tile.columns) * row_bytes,
     )

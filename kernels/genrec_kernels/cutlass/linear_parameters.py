@@ -36,7 +36,7 @@ def linear_parameters(
     tile = variant.tile
     (rows, width), columns = x.shape, weight.shape[0]
     return [
-        Boxes(x, tile.block_rows // tile.cluster_columns),
+        Boxes(x, tile.block_rows),
         Sizes((rows, width)),
         Boxes(weight, tile.columns // tile.cluster_rows),
         Sizes((columns, width)),

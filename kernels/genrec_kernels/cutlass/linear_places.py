@@ -20,25 +20,24 @@ def schedule_of(variant, num_rows, num_columns, width, group):
 
     Returns:
         `steps` of each product. `first`, the first tile of the cluster, and `stride`, from one of
-        its tiles to the next, of `tiles` in all; these are tiles of a whole cluster. `row_rank`
-        and `column_rank`, the block's place in it; `row_tiles`, `column_tiles` and `group`.
+        its tiles to the next, of `tiles` in all; these are tiles of a whole cluster. `rank`, the
+        block's place in it; `row_tiles`, `column_tiles` and `group`.
     """
     tile = variant.tile
     row_tiles = cute.ceil_div(num_rows, tile.block_rows * tile.cluster_rows)
-    column_tiles = cute.ceil_div(num_columns, tile.columns * tile.cluster_columns)
+    column_tiles = cute.ceil_div(num_columns, tile.columns)
     rank = Int32(0)
-    if tile.cluster > 1:
+    if tile.cluster_rows > 1:
         rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
     return SimpleNamespace(
         steps=cute.ceil_div(width, variant.depth),
-        first=Int32(cute.arch.block_idx()[0]) // tile.cluster,
-        stride=Int32(cute.arch.grid_dim()[0]) // tile.cluster,
+        first=Int32(cute.arch.block_idx()[0]) // tile.cluster_rows,
+        stride=Int32(cute.arch.grid_dim()[0]) // tile.cluster_rows,
         tiles=row_tiles * column_tiles,
         row_tiles=row_tiles,
         column_tiles=column_tiles,
         group=group,
-        row_rank=rank % tile.cluster_rows,
-        column_rank=rank // tile.cluster_rows,
+        rank=rank,
     )
 
 
@@ -49,6 +48,5 @@ def place_of(variant: cutlass.Constexpr, schedule, index):
     first = index // per_group * schedule.group
     size = cutlass.min(schedule.row_tiles - first, schedule.group)
     inside = index % per_group
-    row_tile = (first + inside % size) * variant.tile.cluster_rows + schedule.row_rank
-    column_tile = inside // size * variant.tile.cluster_columns + schedule.column_rank
-    return row_tile, column_tile
+    row_tile = (first + inside % size) * variant.tile.cluster_rows + schedule.rank
+    return row_tile, inside // size

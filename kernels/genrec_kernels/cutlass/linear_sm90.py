@@ -5,8 +5,7 @@ One warp group loads, two compute. Steps of x and W come through the tensor memo
 (TMA) into one ring in shared memory, products run on WGMMA. Blocks stay, and take tiles in a fixed
 order, so that loads run on from one tile to the next. Either the two warp groups take turns with
 tiles, one's products beside the other's epilogue, or they have one larger tile between them. Blocks
-of a cluster each load a part of what they all read. A launch may let a kernel begin before the one
-ahead of it on the stream has ended: it makes its barriers, then waits.
+of a cluster, below each other, each load a part of the W that they all read.
 
 Letters in shapes: R rows, K width, N columns.
 """
@@ -98,7 +97,7 @@ class LinearSm90:
         ).launch(
             grid=(blocks, 1, 1),
             block=(self.threads, 1, 1),
-            cluster=(tile.cluster, 1, 1) if tile.cluster > 1 else None,
+            cluster=(tile.cluster_rows, 1, 1) if tile.cluster_rows > 1 else None,
             stream=stream,
             min_blocks_per_mp=1,
             preferred_smem_carveout=100,
@@ -147,7 +146,7 @@ class LinearSm90:
         )
         loads = SimpleNamespace(x=(x_copy, x_tma), weight=(w_copy, w_tma))
         cute.arch.mbarrier_init_fence()
-        if cutlass.const_expr(tile.cluster > 1):
+        if cutlass.const_expr(tile.cluster_rows > 1):
             # Others of the cluster signal these barriers.
             cute.arch.cluster_arrive()
             cute.arch.cluster_wait()
@@ -168,13 +167,12 @@ def _ring_of(variant, barriers, num_bytes):
     all blocks that fill it."""
     tile = variant.tile
     warps = WARP_GROUP // WARP * (GROUPS if tile.together else 1)
-    fillers = tile.cluster_rows + tile.cluster_columns - 1
     return pipeline.PipelineTmaAsync.create(
         barrier_storage=barriers,
         num_stages=tile.stages,
         producer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, 1),
-        consumer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, warps * fillers),
+        consumer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, warps * tile.cluster_rows),
         tx_count=num_bytes,
-        cta_layout_vmnk=cute.make_layout((1, tile.cluster_rows, tile.cluster_columns, 1)),
+        cta_layout_vmnk=cute.make_layout((1, tile.cluster_rows, 1, 1)),
         defer_sync=True,
     )

@@ -25,27 +25,19 @@ class LinearTile:
         stages: steps of x and W in shared memory at once.
         together: whether both warp groups compute one tile, one rows above the other; else each has
             a tile of its own, and one's products run beside the other's epilogue.
-        lag: of `together`: steps by which the second warp group begins, and so stays, behind the
-            first: one's products then run beside a part of the other's epilogue. The ring has so
-            much less to load ahead.
-        cluster_rows: blocks of a cluster below each other, which share what they read of W.
-        cluster_columns: blocks of a cluster beside each other, which share what they read of x.
+        cluster_rows: blocks of a cluster, below each other, which share what they read of W.
     """
 
     rows: int
     columns: int
     stages: int
     together: bool = False
-    lag: int = 0
     cluster_rows: int = 1
-    cluster_columns: int = 1
 
     def __post_init__(self) -> None:
         assert self.rows % GROUP_ROWS == 0
         assert self.columns % PASS_COLUMNS == 0
         assert self.columns <= 2 * WARP_GROUP
-        assert self.lag < self.stages
-        assert self.together or not self.lag
 
     @property
     def block_rows(self) -> int:
@@ -53,18 +45,11 @@ class LinearTile:
         return self.rows * (GROUPS if self.together else 1)
 
     @property
-    def cluster(self) -> int:
-        """Blocks of a cluster."""
-        return self.cluster_rows * self.cluster_columns
-
-    @property
     def name(self) -> str:
         """Of a tile, in a variant's name."""
         parts = [f"{self.block_rows}x{self.columns}", "together" if self.together else "alternate"]
-        if self.lag:
-            parts.append(f"lag{self.lag}")
-        if self.cluster > 1:
-            parts.append(f"cluster{self.cluster_rows}x{self.cluster_columns}")
+        if self.cluster_rows > 1:
+            parts.append(f"cluster{self.cluster_rows}")
         return "_".join(parts)
 
 

@@ -137,4 +137,4 @@ _INSTRUCTIONS: dict[str, Callable[[WarpState, Instruction, Lanes], None]] = {
     "cp": copy_bulk,
     "mapa": map_address,
 }
-_WITHOUT_EFFECT = {"setmaxnreg", "fence", "prefetch", "griddepcontrol"}
+_WITHOUT_EFFECT = {"setmaxnreg", "fence", "prefetch"}
