@@ -196,12 +196,9 @@ def _kinds(op: tuple[str, ...]) -> list[str]:
 
 def _convert(op: tuple[str, ...], a: list[Lanes]) -> Lanes:
     to, source = _kinds(op)
-    if to == "e4m3x2" and source == "f16x2":
+    if to == "e4m3x2":  # of f16x2
         pairs = np.ascontiguousarray(a[0]).view(np.float16).astype(np.float32)
         return narrow_to_byte(pairs).view(np.uint16)
-    if to == "e4m3x2":
-        upper, lower = (narrow_to_byte(x).astype(np.uint16) for x in a)
-        return upper << np.uint16(8) | lower
     if to in ("bf16x2", "f16x2"):
         element = "bf16" if to == "bf16x2" else "f16"
         if "satfinite" in op and to == "f16x2":
