@@ -29,7 +29,7 @@ from genrec_kernels.jagged import JaggedRows
 from genrec_kernels.ptx_emulator import Kernel
 from genrec_kernels.ptx_emulator.program import PtxError
 
-from .machine_code import disassembled
+from .machine_code import MOST_MOVES, disassembled, moves_to_uniform_registers
 
 NORM = 64
 #: Of an output in bfloat16, and of weights that round the other way, as scores are of 16 bits.
@@ -232,6 +232,7 @@ def test_machine_code(width: int, tmp_path: Path) -> None:
         re.findall(r"cp\.async\.bulk\.tensor", kernel.ptx)
     )
     assert not re.search(r"\b(?:LDL|STL)\b", sass), "registers spill"
+    assert moves_to_uniform_registers(sass) <= MOST_MOVES
     waits = list(re.finditer(r"WARPGROUP\.DEPBAR\.LE gsb0, (0x\d)", sass))
     # ptxas may wait after every product, where it takes registers to be too few.
     assert len(waits) < len(products) / 2

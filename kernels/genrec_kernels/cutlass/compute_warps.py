@@ -124,6 +124,6 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                 q_place.release()
                 v_get = last_step(tile, v_get, previous)
                 rows = SumRows(variant.width, start, row, num_rows, head, parts.column // 2)
-                store_rows(rows, sums, tensors.out, inverse_norm)
+                store_rows(variant, rows, sums, tensors.out, inverse_norm)
             else:
                 q_place.release()

@@ -106,4 +106,4 @@ def compute_paged_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, ri
                     *(Int32(cute.size(limits)), tensors.q.shape[1], inverse_norm),
                 )
             else:
-                store_rows(rows, sums, tensors.out, inverse_norm)
+                store_rows(variant, rows, sums, tensors.out, inverse_norm)

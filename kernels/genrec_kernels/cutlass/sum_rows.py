@@ -11,7 +11,7 @@ Letters: R rows, H heads, D width of a head.
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64
+from cutlass import Float32, Int32, Int64, const_expr
 
 from genrec_kernels.cutlass.exchange import CHUNK, LANES, exchange, exchange_pairs
 from genrec_kernels.cutlass.scores import weight_of
@@ -74,7 +74,7 @@ def add_own(rows, sums, tensors, half_alpha, own_bias, own_factor, sums_per_valu
 
 
 @cute.jit
-def store_rows(rows, sums, out, inverse_norm):
+def store_rows(variant: cutlass.Constexpr, rows, sums, out, inverse_norm):
     """Write the sums, times `inverse_norm`, to `out` [R, H, D] of 16 bits."""
     rounded = cute.make_rmem_tensor(sums.layout, out.element_type)
     rounded.store((sums.load() * inverse_norm).to(out.element_type))
@@ -92,8 +92,10 @@ def store_rows(rows, sums, out, inverse_norm):
                 place = cute.local_tile(line, (LANES,), (LANES * move + rows.quarter,))
                 cute.autovec_copy(words[None, move], place)
         # The branch is over for all lanes: else ptxas keeps the tiles' places, which are the same
-        # for a warp, in every lane's registers, and each product waits for them.
-        cute.arch.sync_warp()
+        # for a warp, in every lane's registers, and each product waits for them. In 16 bits it is
+        # this that makes it do so.
+        if const_expr(variant.fp8):
+            cute.arch.sync_warp()
 
 
 @cute.jit
