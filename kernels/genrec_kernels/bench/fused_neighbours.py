@@ -50,19 +50,8 @@ def measure_page_write(rows: int, recorder: Recorder, copy_tbps: float) -> None:
     def fused() -> None:
         page_write(k, v, slots, kv_pages=kv_pages, timestamps=times, timestamp_pages=time_pages)
 
-    plain()
-    expected = kv_pages.double()
-    kv_pages.zero_()
-    fused()
-    error = relative_error(kv_pages, expected)
-    timing = time_graph([fused])
     moved = rows * (2 * 2 * HEADS * WIDTH * DTYPE.itemsize + 24)
-    recorder.add(
-        f"page-write-{rows}", timing, backend="triton", dtype=DTYPE, work=moved, unit="TB/s",
-        reference="plain PyTorch", reference_ms=time_graph([plain]).p50, error=error,
-        note=f"{100 * moved / timing.p50 / 1e9 / copy_tbps:.0f} % of the copy's bandwidth"
-        + ("; from the L2 cache" if moved < 5e7 else ""),
-    )  # fmt: skip
+    _record_page_write(f"page-write-{rows}", plain, fused, kv_pages, moved, recorder, copy_tbps)
 
 
 def measure_page_write_fp8(rows: int, recorder: Recorder, copy_tbps: float) -> None:
@@ -92,18 +81,35 @@ def measure_page_write_fp8(rows: int, recorder: Recorder, copy_tbps: float) -> N
             kv_pages=kv_pages, kv_scales=scales, timestamps=times, timestamp_pages=time_pages,
         )  # fmt: skip
 
+    moved = rows * (2 * HEADS * WIDTH * (DTYPE.itemsize + FP8.itemsize) + 24)
+    _record_page_write(
+        f"page-write-fp8-{rows}", plain, fused, kv_pages, moved, recorder, copy_tbps,
+        f"; runs of {RUN} rows",
+    )  # fmt: skip
+
+
+def _record_page_write(
+    case: str,
+    plain: Callable[[], None],
+    fused: Callable[[], None],
+    kv_pages: Tensor,
+    moved: int,
+    recorder: Recorder,
+    copy_tbps: float,
+    note: str = "",
+) -> None:
+    """Check what both write into pages of zeros, time them, and append a row."""
     plain()
     expected = kv_pages.double()
     kv_pages.zero_()
     fused()
     error = relative_error(kv_pages, expected)
     timing = time_graph([fused])
-    moved = rows * (2 * HEADS * WIDTH * (DTYPE.itemsize + FP8.itemsize) + 24)
     recorder.add(
-        f"page-write-fp8-{rows}", timing, backend="triton", dtype=DTYPE, work=moved, unit="TB/s",
+        case, timing, backend="triton", dtype=DTYPE, work=moved, unit="TB/s",
         reference="plain PyTorch", reference_ms=time_graph([plain]).p50, error=error,
-        note=f"{100 * moved / timing.p50 / 1e9 / copy_tbps:.0f} % of the copy's bandwidth; runs of "
-        f"{RUN} rows" + ("; from the L2 cache" if moved < 5e7 else ""),
+        note=f"{100 * moved / timing.p50 / 1e9 / copy_tbps:.0f} % of the copy's bandwidth{note}"
+        + ("; from the L2 cache" if moved < 5e7 else ""),
     )  # fmt: skip
 
 

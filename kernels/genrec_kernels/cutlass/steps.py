@@ -37,12 +37,7 @@ def first_step(tile, k_get, first_key):
 def next_step(tile, k_get, v_get, first_key, previous, masked):
     """Scores of one tile of keys, while the previous tile's values are added to the sums."""
     scores, k_place = scores_of(tile, k_get, first_key, masked)
-    v_place = v_get.wait_and_advance()
-    if const_expr(masked):
-        hide_foreign_values(tile, v_place.index, previous)
-    warpgroup.fence()
-    add_product(tile.pv_mma, tile.sums, tile.weights, stage(tile.rv, v_place))
-    warpgroup.commit_group()
+    v_get, v_place = add_values(tile, v_get, previous, masked)
     warpgroup.wait_group(1)
     k_place.release()
     hide_unseen_keys(tile, scores, first_key, masked)
@@ -66,11 +61,7 @@ def next_step(tile, k_get, v_get, first_key, previous, masked):
 
 def last_step(tile, v_get, previous):
     """Add the last tile's values."""
-    v_place = v_get.wait_and_advance()
-    hide_foreign_values(tile, v_place.index, previous)
-    warpgroup.fence()
-    add_product(tile.pv_mma, tile.sums, tile.weights, stage(tile.rv, v_place))
-    warpgroup.commit_group()
+    v_get, v_place = add_values(tile, v_get, previous, True)
     warpgroup.wait_group(0)
     v_place.release()
     return v_get
@@ -118,6 +109,17 @@ def scores_of(tile, k_get, first_key, masked):
     return scores, k_place
 
 
+def add_values(tile, v_get, first_key, masked):
+    """Add a tile's values, by its weights, to the sums, queued."""
+    v_place = v_get.wait_and_advance()
+    if const_expr(masked):
+        _hide_foreign_values(tile, v_place.index, first_key)
+    warpgroup.fence()
+    add_product(tile.pv_mma, tile.sums, tile.weights, stage(tile.rv, v_place))
+    warpgroup.commit_group()
+    return v_get, v_place
+
+
 def hide_unseen_keys(tile, scores, first_key, masked):
     """Nothing of the keys that a row does not see."""
     if const_expr(masked):
@@ -132,7 +134,7 @@ def hide_unseen_keys(tile, scores, first_key, masked):
         )
 
 
-def hide_foreign_values(tile, stage, first_key):
+def _hide_foreign_values(tile, stage, first_key):
     """Nothing of the values that lie past the keys."""
     if const_expr(tile.variant.fp8):
         if const_expr(tile.variant.paged):  # else its values are zero there

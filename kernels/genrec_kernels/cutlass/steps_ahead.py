@@ -9,12 +9,10 @@ ahead, both products run beside it. The scores of two tiles have to be held in r
 
 # mypy: ignore-errors
 
-from cutlass import const_expr
 from cutlass.cute.nvgpu import warpgroup
 
 from genrec_kernels.cutlass.byte_weights import pairs_of_weights, put_weights
-from genrec_kernels.cutlass.products import add_product, stage
-from genrec_kernels.cutlass.steps import hide_foreign_values, hide_unseen_keys, scores_of
+from genrec_kernels.cutlass.steps import add_values, hide_unseen_keys, scores_of
 
 
 def keep_scores(tile, k_get, first_key, masked):
@@ -36,7 +34,7 @@ def step_ahead(tile, k_get, v_get, following, first_key, previous, masked):
     """Weights of the tile at `first_key`, while the previous tile's values are added to the sums
     and the scores of the following one are made."""
     scores, k_place = scores_of(tile, k_get, following, masked)
-    v_get, v_place = _add_values(tile, v_get, previous, masked)
+    v_get, v_place = add_values(tile, v_get, previous, masked)
     pairs = _weigh_beside(tile, v_get, first_key, masked)
     k_place.release()
     v_place.release()
@@ -47,21 +45,11 @@ def step_ahead(tile, k_get, v_get, following, first_key, previous, masked):
 
 def step_without_more(tile, v_get, first_key, previous):
     """As `step_ahead`, of the last tile."""
-    v_get, v_place = _add_values(tile, v_get, previous, True)
+    v_get, v_place = add_values(tile, v_get, previous, True)
     pairs = _weigh_beside(tile, v_get, first_key, True)
     v_place.release()
     put_weights(tile.weights, pairs)
     return v_get
-
-
-def _add_values(tile, v_get, first_key, masked):
-    v_place = v_get.wait_and_advance()
-    if const_expr(masked):
-        hide_foreign_values(tile, v_place.index, first_key)
-    warpgroup.fence()
-    add_product(tile.pv_mma, tile.sums, tile.weights, stage(tile.rv, v_place))
-    warpgroup.commit_group()
-    return v_get, v_place
 
 
 def _weigh_beside(tile, v_get, first_key, masked):
