@@ -14,7 +14,6 @@ from torch import Tensor
 from genrec_kernels import reference
 from genrec_kernels.contiguous_rows import contiguous_rows
 from genrec_kernels.cutlass.hstu_attention import unsupported
-from genrec_kernels.cutlass.variants import SHORT_ROWS
 from genrec_kernels.dispatch import Backend, choose_backend
 from genrec_kernels.jagged import JaggedRows, offsets_of
 from genrec_kernels.relative_bias import RelativeBias
@@ -74,6 +73,10 @@ def hstu_attention(
         BackendUnavailable: the forced backend cannot run on these inputs.
     """
     _check(q, k, v, key_limits, timestamps, norm_length, window)
+    if max_rows is None and not torch.compiler.is_compiling():
+        max_rows = rows.max_history + rows.max_candidates
+    if max_rows is None:
+        raise ValueError("max_rows must be given where hstu_attention is compiled or exported")
     if not torch.compiler.is_compiling():
         chosen = _chosen(q, v, bias, max_rows, backend)
         if chosen == "reference":  # its own autograd keeps what the gradient needs
@@ -90,10 +93,6 @@ def hstu_attention(
                 window=window,
             )
         backend = chosen
-    if max_rows is None:
-        if torch.compiler.is_compiling():
-            raise ValueError("max_rows must be given where hstu_attention is compiled or exported")
-        max_rows = rows.max_history + rows.max_candidates
     if bias is not None and time_plan is None:
         time_plan = plan_times(
             timestamps, rows=rows, boundaries=bias.boundaries, max_rows=max_rows, backend=backend
@@ -137,16 +136,14 @@ def _check(
 
 
 def _chosen(
-    q: Tensor, v: Tensor, bias: RelativeBias | None, max_rows: int | None, forced: str | None
+    q: Tensor, v: Tensor, bias: RelativeBias | None, max_rows: int, forced: str | None
 ) -> Backend:
     """The backend of a forward."""
-    problem = unsupported(q, v, num_buckets=0 if bias is None else bias.time.shape[0])
+    problem = unsupported(q, v, bias=bias, max_rows=max_rows)
     offered = _with_gradient(q, v, bias)
     lacking: dict[Backend, str] = {}
     if problem is not None:
         lacking["cutlass"] = problem
-    elif bias is not None and q.shape[2] <= 64 and max_rows is not None and max_rows <= SHORT_ROWS:
-        offered = ("triton", "cutlass", "reference")  # measured: Triton's is faster there
     else:
         offered = ("cutlass", *offered)
     return choose_backend("hstu_attention", q.device, offered, forced=forced, lacking=lacking)

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from genrec_kernels.cutlass import hstu_attention as launcher
+from genrec_kernels.cutlass.bias_tiles import TILE_BYTES, new_tiles, tiles_of
 from genrec_kernels.cutlass.library import compiled_kernels
 from genrec_kernels.cutlass.linear_choice import all_linear_variants
-from genrec_kernels.cutlass.variants import all_variants
+from genrec_kernels.cutlass.variants import BiasTilesVariant, all_variants
 from genrec_kernels.dispatch import BackendUnavailable, backend_problem, use_backend
 from genrec_kernels.hstu_attention import hstu_attention
 from genrec_kernels.jagged import JaggedRows
@@ -114,9 +116,28 @@ def test_bias(layout: list[tuple[int, int]], width: int) -> None:
     Case(layout, width=width, with_bias=True, window=70).check()
 
 
+def test_bias_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(LAYOUTS["around tiles"], with_bias=True)
+    at_once = case.found()
+    longest = tiles_of(int(case.rows.lengths.max()))
+    monkeypatch.setattr(launcher, "MOST_TILE_BYTES", 3 * longest * TILE_BYTES)
+    in_turns = case.found()
+    case.check(in_turns)
+    assert torch.equal(in_turns, at_once)
+
+
+def test_bias_that_nobody_sees_may_be_nan() -> None:
+    """Memory of tiles is taken as it is."""
+    case = Case(LAYOUTS["long"], with_bias=True)
+    longest = int(case.rows.lengths.max())
+    new_tiles(len(LAYOUTS["long"]), longest, torch.device(GPU)).fill_(-1)
+    case.check()
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("width", [64, 128, 256])
-def test_half_precision(width: int) -> None:
-    Case(LAYOUTS["long"], dtype=torch.float16, width=width).check()
+def test_half_precision(width: int, with_bias: bool) -> None:
+    Case(LAYOUTS["long"], dtype=torch.float16, width=width, with_bias=with_bias).check()
 
 
 def test_long_tiles_on_short_sequences() -> None:
@@ -197,5 +218,5 @@ def test_a_copy_is_made_where_the_copy_engine_cannot_read() -> None:
 
 
 def test_all_variants_were_compiled() -> None:
-    variants = [*all_variants(), *all_linear_variants()]
+    variants = [*all_variants(), BiasTilesVariant(), *all_linear_variants()]
     assert set(compiled_kernels()) == {variant.name for variant in variants}

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from genrec_kernels.cutlass.claims import ClaimCounters
-from genrec_kernels.cutlass.hstu_attention import unsupported
+from genrec_kernels.cutlass.hstu_attention import turns_of, unsupported
 from genrec_kernels.cutlass.library import CompiledKernel, _attributes, compiled_kernels
 from genrec_kernels.cutlass.linear_variants import LinearTile, LinearVariant
 from genrec_kernels.cutlass.packed_parameters import PackedParameters
 from genrec_kernels.cutlass.parameters import Boxes, Memory, Sizes
 from genrec_kernels.cutlass.variants import SHORT_ROWS, AttentionVariant, all_variants, variant_of
+from genrec_kernels.relative_bias import RelativeBias
 
 KERNEL = CompiledKernel(
     variant=variant_of("bf16", 128, bias=True, window=False),
@@ -107,21 +108,37 @@ def test_short_sequences_have_tiles_of_their_own_where_they_pay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "widths", "buckets", "reason"),
+    ("dtype", "widths", "buckets", "max_rows", "reason"),
     [
-        (torch.float32, (64, 64), 0, "bfloat16 and float16"),
-        (torch.bfloat16, (96, 96), 0, "heads of 64, 128, 256"),
-        (torch.bfloat16, (64, 128), 0, "values as wide as keys"),
-        (torch.bfloat16, (64, 64), 100, "at most 67 time buckets, not 100"),
-        (torch.float16, (256, 256), 64, None),
+        (torch.float32, (64, 64), 0, 99, "bfloat16 and float16"),
+        (torch.bfloat16, (96, 96), 0, 99, "heads of 64, 128, 256"),
+        (torch.bfloat16, (64, 128), 0, 99, "values as wide as keys"),
+        (torch.bfloat16, (64, 64), 100, 99, "at most 67 time buckets, not 100"),
+        (torch.float16, (256, 256), 64, 99, None),
+        (torch.bfloat16, (64, 64), 64, 25_000, None),
+        (torch.bfloat16, (64, 64), 64, 26_000, "of 26000 rows would take more than 640 MiB"),
+        (torch.bfloat16, (64, 64), 0, 26_000, None),
     ],
 )
 def test_what_no_kernel_takes(
-    dtype: torch.dtype, widths: tuple[int, int], buckets: int, reason: str | None
+    dtype: torch.dtype, widths: tuple[int, int], buckets: int, max_rows: int, reason: str | None
 ) -> None:
     q, v = (torch.empty(5, 2, width, dtype=dtype) for width in widths)
-    found = unsupported(q, v, num_buckets=buckets)
+    bias = None
+    if buckets:
+        bias = RelativeBias(torch.empty(9), torch.empty(buckets), torch.empty(buckets + 1))
+    found = unsupported(q, v, bias=bias, max_rows=max_rows)
     assert found is None if reason is None else reason in str(found)
+
+
+@pytest.mark.parametrize(
+    ("num_sequences", "at_once", "sizes"),
+    [(1, 1, [1]), (32, 9, [8, 8, 8, 8]), (10, 4, [4, 4, 2]), (7, 100, [7]), (3, 1, [1, 1, 1])],
+)
+def test_sequences_take_turns(num_sequences: int, at_once: int, sizes: list[int]) -> None:
+    turns = turns_of(num_sequences, at_once)
+    assert [len(turn) for turn in turns] == sizes
+    assert [n for turn in turns for n in turn] == list(range(num_sequences))
 
 
 def test_launches_of_a_stream_share_a_counter_and_graphs_do_not() -> None:

@@ -17,11 +17,14 @@ from typing import Any
 from genrec_kernels.cutlass.library import FOLDER, CompiledKernel
 from genrec_kernels.cutlass.linear_choice import all_linear_variants
 from genrec_kernels.cutlass.linear_variants import LinearVariant
-from genrec_kernels.cutlass.variants import AttentionVariant, all_variants
+from genrec_kernels.cutlass.variants import AttentionVariant, BiasTilesVariant, all_variants
 
 ARCHITECTURE = "sm_90a"
 #: What one block of a Hopper GPU may have.
 MOST_SHARED_BYTES = 227 * 1024
+
+
+AnyVariant = AttentionVariant | BiasTilesVariant | LinearVariant
 
 
 class BuildFailed(Exception):
@@ -37,7 +40,7 @@ class BuiltKernel:
     ptx: str
 
 
-def compile_variant(variant: AttentionVariant | LinearVariant) -> BuiltKernel:
+def compile_variant(variant: AnyVariant) -> BuiltKernel:
     """One variant.
 
     Raises:
@@ -55,7 +58,7 @@ def compile_variant(variant: AttentionVariant | LinearVariant) -> BuiltKernel:
             *arguments,
             options=f"--gpu-arch {ARCHITECTURE} --keep-ptx --keep-cubin --dump-dir {dumps}",
         )
-    shared_bytes: int = kernel.storage.size_in_bytes()
+    shared_bytes: int = kernel.storage.size_in_bytes() if kernel.storage else 0
     _check_shared(variant, shared_bytes)
     (function,) = compiled.kernel_info
     return BuiltKernel(
@@ -72,7 +75,7 @@ def compile_variant(variant: AttentionVariant | LinearVariant) -> BuiltKernel:
     )
 
 
-def _check_shared(variant: AttentionVariant | LinearVariant, least: int) -> None:
+def _check_shared(variant: AnyVariant, least: int) -> None:
     if least > MOST_SHARED_BYTES:
         raise BuildFailed(
             f"{variant.name} needs {least} bytes of shared memory or more; a block may have "
@@ -80,15 +83,18 @@ def _check_shared(variant: AttentionVariant | LinearVariant, least: int) -> None
         )
 
 
-def _traced(variant: AttentionVariant | LinearVariant) -> tuple[Any, list[Any]]:
+def _traced(variant: AnyVariant) -> tuple[Any, list[Any]]:
     """What the DSL compiles, and what for."""
     from genrec_kernels.cutlass import build_arguments
+    from genrec_kernels.cutlass.bias_tiles_sm90 import BiasTilesSm90
     from genrec_kernels.cutlass.hstu_forward_sm90 import HSTUForwardSm90
     from genrec_kernels.cutlass.linear_sm90 import LinearSm90
     from genrec_kernels.cutlass.paged_hstu_sm90 import PagedHSTUSm90
 
     if isinstance(variant, LinearVariant):
         return LinearSm90(variant), build_arguments.linear_arguments(variant)
+    if isinstance(variant, BiasTilesVariant):
+        return BiasTilesSm90(), build_arguments.bias_tiles_arguments()
     if variant.paged:
         return PagedHSTUSm90(variant), build_arguments.paged_arguments(variant)
     return HSTUForwardSm90(variant), build_arguments.forward_arguments(variant)
@@ -107,7 +113,7 @@ def main() -> None:
         help="of attention, in place of the variant's own",
     )
     arguments = parser.parse_args()
-    variants: list[AttentionVariant | LinearVariant] = [*all_variants(), *all_linear_variants()]
+    variants: list[AnyVariant] = [*all_variants(), BiasTilesVariant(), *all_linear_variants()]
     for variant in variants:
         if arguments.match in variant.name:
             if arguments.tile and isinstance(variant, AttentionVariant):

@@ -8,6 +8,7 @@ import cutlass
 from cutlass import Float32, Int16, Int32, Int64, cute
 from cutlass.cute.runtime import make_fake_compact_tensor, make_fake_stream, make_fake_tensor
 
+from genrec_kernels.cutlass.bias_tiles import WORDS
 from genrec_kernels.cutlass.linear_variants import LinearVariant
 from genrec_kernels.cutlass.variants import AttentionVariant
 from genrec_kernels.paged_bias import COLUMNS
@@ -23,21 +24,6 @@ def forward_arguments(variant: AttentionVariant) -> list[Any]:
     """Of `hstu_forward_sm90.HSTUForwardSm90`."""
     element = _ELEMENTS[variant.element]
     rows, heads, width = _open("R"), _open("H"), variant.width
-    tables: list[Any] = [None] * 4
-    if variant.bias:
-        blocks = _open("blocks")
-        tables = [
-            _vector(Int32, rows),
-            make_fake_compact_tensor(
-                Int16, (_open("B"), blocks, blocks), stride_order=(2, 1, 0), assumed_align=2
-            ),
-            make_fake_compact_tensor(
-                Float32, (_open("positions"), 2), stride_order=(1, 0), assumed_align=8
-            ),
-            make_fake_compact_tensor(
-                Int32, (_open("cells"), 4), stride_order=(1, 0), assumed_align=16
-            ),
-        ]
     values: tuple[Any, ...] = (rows, heads, width)
     out = element
     scales: list[Any] = [None, None]
@@ -53,10 +39,24 @@ def forward_arguments(variant: AttentionVariant) -> list[Any]:
         _vector(Int64, _open("B")),
         _vector(Int64, rows),
         _vector(Int32, 1),
-        *tables,
+        _vectors("vectors") if variant.bias else None,
         *scales,
-        *[Int32(1)] * 3,
+        *[Int32(1)] * 4,
         *[Float32(1.0)] * 2,
+        make_fake_stream(),
+    ]
+
+
+def bias_tiles_arguments() -> list[Any]:
+    """Of `bias_tiles_sm90.BiasTilesSm90`."""
+    rows = _open("R")
+    return [
+        _vectors("vectors"),
+        _vector(Int64, _open("B1")),
+        _vector(Int64, _open("B")),
+        _vector(Int64, rows),
+        *_bias_tables(rows),
+        *[Int32(1)] * 3,
         make_fake_stream(),
     ]
 
@@ -120,6 +120,28 @@ def linear_arguments(variant: LinearVariant) -> list[Any]:
         *[Int32(1)] * 2,
         make_fake_stream(),
     ]
+
+
+def _bias_tables(rows: Any) -> list[Any]:
+    """Of a bias on jagged rows, see `bias.fill_bias`."""
+    blocks = _open("blocks")
+    return [
+        _vector(Int32, rows),
+        make_fake_compact_tensor(
+            Int16, (_open("B"), blocks, blocks), stride_order=(2, 1, 0), assumed_align=2
+        ),
+        make_fake_compact_tensor(
+            Float32, (_open("positions"), 2), stride_order=(1, 0), assumed_align=8
+        ),
+        _vectors("cells"),
+    ]
+
+
+def _vectors(name: str) -> Any:
+    """Of 16 bytes."""
+    return make_fake_compact_tensor(
+        Int32, (_open(name), WORDS), stride_order=(1, 0), assumed_align=16
+    )
 
 
 def _open(name: str, multiple: int = 1) -> Any:

@@ -8,9 +8,11 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, const_expr
 
+from genrec_kernels.cutlass.bias_vectors import bias_registers, first_vector
 from genrec_kernels.cutlass.fragments import fragments_of
-from genrec_kernels.cutlass.key_tiles import limit_of, limits_of_rows, tile_at, warp_group_steps
-from genrec_kernels.cutlass.steps import first_step, last_step, next_step, pass_by
+from genrec_kernels.cutlass.jagged_steps import run_ahead, run_steps
+from genrec_kernels.cutlass.key_tiles import limit_of, limits_of_rows, warp_group_steps
+from genrec_kernels.cutlass.steps import pass_by
 from genrec_kernels.cutlass.sum_rows import SumRows, store_rows
 from genrec_kernels.cutlass.variants import GROUP_ROWS
 from genrec_kernels.fp8_layout import WEIGHT_SCALE
@@ -32,7 +34,6 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
     v_get = rings.v.make_consumer()
     work_get = rings.work.make_consumer()
     row_limits = cute.make_rmem_tensor(cute.make_layout(2), Int32)
-    row_seconds = cute.make_rmem_tensor(cute.make_layout(2), Int32)
 
     running = Boolean(True)
     while running:
@@ -74,11 +75,12 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                 here = row + 8 * i
                 # Rows past the sequence are computed, but not stored.
                 row_limits[i] = num_history
-                row_seconds[i] = Int32(0)
                 if here < num_rows:
                     row_limits[i] = limit_of(limits, start, here, num_history)
-                    if const_expr(variant.bias):
-                        row_seconds[i] = tensors.seconds[start + here]
+
+            bias_vector = Int32(0)
+            if const_expr(variant.bias):
+                bias_vector = first_vector(sequence, scalars.most_tiles, group_row, parts.thread)
 
             half_alpha, inverse_norm = scalars.half_alpha, scalars.inverse_norm
             if const_expr(variant.fp8):
@@ -93,36 +95,21 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
                 num_keys=num_rows,
                 window=scalars.window,
                 half_alpha=half_alpha,
-                tables=tensors,
-                sequence=sequence,
-                start=start,
-                group_row=group_row,
-                row_seconds=row_seconds,
+                bias_tiles=tensors.bias_tiles,
+                bias_vector=bias_vector,
+                bias_words=bias_registers(),
             )
             q_place = q_get.wait_and_advance()
             sums.fill(0.0)
             k_get, v_get = pass_by(k_get, v_get, unseen)
 
             if unseen < steps:
-                # The first tile that is seen holds the last row, so it needs a mask.
-                first_key = keys * tile_at(unseen, own_begin, own_end, end)
-                k_get = first_step(tile, k_get, first_key)
-                previous = first_key
-                for step in cutlass.range(unseen + 1, masked_end, unroll=1):
-                    first_key = keys * tile_at(step, own_begin, own_end, end)
-                    k_get, v_get = next_step(tile, k_get, v_get, first_key, previous, True)
-                    previous = first_key
-                for step in cutlass.range(masked_end, full_end, unroll=1):
-                    first_key = keys * tile_at(step, own_begin, own_end, end)
-                    k_get, v_get = next_step(tile, k_get, v_get, first_key, previous, False)
-                    previous = first_key
-                if const_expr(variant.window):
-                    for step in cutlass.range(full_end, steps, unroll=1):
-                        first_key = keys * tile_at(step, own_begin, own_end, end)
-                        k_get, v_get = next_step(tile, k_get, v_get, first_key, previous, True)
-                        previous = first_key
+                run = run_ahead if const_expr(variant.ahead) else run_steps
+                k_get, v_get = run(
+                    *(tile, k_get, v_get, unseen, masked_end, full_end),
+                    *(steps, own_begin, own_end, end),
+                )
                 q_place.release()
-                v_get = last_step(tile, v_get, previous)
                 rows = SumRows(variant.width, start, row, num_rows, head, parts.column // 2)
                 store_rows(variant, rows, sums, tensors.out, inverse_norm)
             else:

@@ -5,30 +5,59 @@ Letters in shapes: R rows of all sequences, B sequences, H heads, D width of a h
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from genrec_kernels.current_device import on_device_of
+from genrec_kernels.cutlass.bias_tiles import (
+    NO_WINDOW,
+    PARTS,
+    TILE_BYTES,
+    edge_tiles,
+    new_tiles,
+    tiles_of,
+)
 from genrec_kernels.cutlass.block_sizes import MOST_SEQUENCES
 from genrec_kernels.cutlass.claims import claim_counter
 from genrec_kernels.cutlass.library import CompiledKernel, compiled_kernels, launch
-from genrec_kernels.cutlass.parameters import BiasParameters, forward_parameters
-from genrec_kernels.cutlass.variants import ELEMENTS, WIDTHS, AttentionVariant, variant_of
+from genrec_kernels.cutlass.parameters import (
+    BiasParameters,
+    BiasTiles,
+    bias_tiles_parameters,
+    forward_parameters,
+)
+from genrec_kernels.cutlass.variants import (
+    ELEMENTS,
+    WIDTHS,
+    AttentionVariant,
+    BiasTilesVariant,
+    variant_of,
+)
 from genrec_kernels.relative_bias import RelativeBias
 from genrec_kernels.time_plan import MAX_TRITON_BUCKETS, TimePlan
 
 #: Keys and values of sequences and heads that run side by side should stay in the L2 cache.
 L2_BYTES = 32 * 2**20
+#: Memory of a bias's tiles, at most; of more sequences they are made in turns.
+MOST_TILE_BYTES = 640 * 2**20
 _ALIGNMENT = 16
 
 
-def unsupported(q: Tensor, v: Tensor, *, num_buckets: int) -> str | None:
+def unsupported(q: Tensor, v: Tensor, *, bias: RelativeBias | None, max_rows: int) -> str | None:
     """Why no compiled kernel takes these inputs, whatever the GPU; None if one does."""
     width = q.shape[2]
-    if num_buckets > MAX_TRITON_BUCKETS:
-        return f"its kernels take at most {MAX_TRITON_BUCKETS} time buckets, not {num_buckets}"
+    if bias is not None:
+        num_buckets = bias.time.shape[0]
+        if num_buckets > MAX_TRITON_BUCKETS:
+            return f"its kernels take at most {MAX_TRITON_BUCKETS} time buckets, not {num_buckets}"
+        if sequences_at_once(max_rows) == 0:
+            return (
+                f"the bias of one sequence of {max_rows} rows would take more than "
+                f"{MOST_TILE_BYTES >> 20} MiB"
+            )
     if q.dtype not in ELEMENTS or width not in WIDTHS or v.shape[2] != width:
         return (
             f"its kernels take bfloat16 and float16, and heads of {', '.join(map(str, WIDTHS))}, "
@@ -81,27 +110,115 @@ def forward(
     if q.shape[0] == 0:
         return out
     num_sequences = offsets.shape[0] - 1
-    most_tiles = num_sequences * q.shape[1] * -(-max_rows // variant.rows)
+    rows = _Rows(offsets.contiguous(), histories.contiguous(), key_limits.contiguous(), max_rows)
     with on_device_of(q):
-        parameters = forward_parameters(
-            variant,
+        launch_part = partial(
+            _launch,
+            kernel,
             q=for_tma(q),
             k=for_tma(k),
             v=for_tma(v),
             out=out,
-            offsets=offsets.contiguous(),
-            histories=histories.contiguous(),
-            key_limits=key_limits.contiguous(),
-            claimed=claim_counter(q.device),
-            bias=None if bias is None else _bias_parameters(bias, times, alpha),
-            group=side_by_side(q, max_rows, num_sequences),
             window=window or 0,
             half_alpha=alpha / 2,
             inverse_norm=1 / norm_length,
         )
-        blocks = min(multiprocessors(q.device) * variant.resident, most_tiles)
-        launch(kernel, parameters, blocks=blocks, device=q.device)
+        if bias is None:
+            launch_part(rows, bias=None)
+            return out
+        tables = _bias_parameters(bias, times, alpha)
+        turns = turns_of(num_sequences, sequences_at_once(max_rows))
+        vectors = new_tiles(turns[0].stop, max_rows, q.device)
+        for turn in turns:
+            part = rows.of_sequences(turn)
+            buckets = tables.buckets[turn.start : turn.stop]
+            _make_tiles(vectors, part, tables._replace(buckets=buckets), window)
+            launch_part(part, bias=BiasTiles(vectors, tiles_of(max_rows)))
     return out
+
+
+class _Rows(NamedTuple):
+    """Which rows a launch has, as `forward` has them."""
+
+    offsets: Tensor
+    histories: Tensor
+    key_limits: Tensor
+    max_rows: int
+
+    @property
+    def num_sequences(self) -> int:
+        return self.histories.shape[0]
+
+    def of_sequences(self, some: range) -> _Rows:
+        """Of these alone; row numbers stay."""
+        return self._replace(
+            offsets=self.offsets[some.start : some.stop + 1],
+            histories=self.histories[some.start : some.stop],
+        )
+
+
+def _launch(
+    kernel: CompiledKernel[AttentionVariant],
+    rows: _Rows,
+    *,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    bias: BiasTiles | None,
+    window: int,
+    half_alpha: float,
+    inverse_norm: float,
+) -> None:
+    variant = kernel.variant
+    parameters = forward_parameters(
+        variant,
+        q=q,
+        k=k,
+        v=v,
+        out=out,
+        offsets=rows.offsets,
+        histories=rows.histories,
+        key_limits=rows.key_limits,
+        claimed=claim_counter(q.device),
+        bias=bias,
+        group=side_by_side(q, rows.max_rows, rows.num_sequences),
+        window=window,
+        half_alpha=half_alpha,
+        inverse_norm=inverse_norm,
+    )
+    most_tiles = rows.num_sequences * q.shape[1] * -(-rows.max_rows // variant.rows)
+    blocks = min(multiprocessors(q.device) * variant.resident, most_tiles)
+    launch(kernel, parameters, blocks=blocks, device=q.device)
+
+
+def _make_tiles(vectors: Tensor, rows: _Rows, bias: BiasParameters, window: int | None) -> None:
+    edge = edge_tiles(rows.max_rows)
+    parameters = bias_tiles_parameters(
+        vectors=vectors,
+        offsets=rows.offsets,
+        histories=rows.histories,
+        key_limits=rows.key_limits,
+        bias=bias,
+        edge=edge,
+        window=NO_WINDOW if window is None else window,
+    )
+    kernel = compiled_kernels()[BiasTilesVariant().name]
+    blocks = PARTS * edge * rows.num_sequences
+    launch(kernel, parameters, blocks=blocks, device=vectors.device)
+
+
+def turns_of(num_sequences: int, at_once: int) -> list[range]:
+    """At least one sequence in as few turns as can be; the first has the most."""
+    size = -(-num_sequences // -(-num_sequences // at_once))
+    return [
+        range(first, min(first + size, num_sequences)) for first in range(0, num_sequences, size)
+    ]
+
+
+def sequences_at_once(max_rows: int) -> int:
+    """How many sequences' tiles of a bias may be in memory at once; 0 where not even one's may."""
+    return MOST_TILE_BYTES // (tiles_of(max(max_rows, 1)) * TILE_BYTES)
 
 
 def side_by_side(q: Tensor, max_rows: int, num_sequences: int) -> int:

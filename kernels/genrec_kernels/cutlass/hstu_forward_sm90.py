@@ -51,15 +51,13 @@ class HSTUForwardSm90:
         histories: cute.Tensor,
         limits: cute.Tensor,
         claimed: cute.Tensor,
-        seconds: cute.Tensor | None,
-        buckets: cute.Tensor | None,
-        pairs: cute.Tensor | None,
-        cells: cute.Tensor | None,
+        bias_tiles: cute.Tensor | None,
         qk_scale: cute.Tensor | None,
         v_scale: cute.Tensor | None,
         blocks: Int32,
         group: Int32,
         window: Int32,
+        most_tiles: Int32,
         half_alpha: Float32,
         inverse_norm: Float32,
         stream: cuda.CUstream,
@@ -74,12 +72,13 @@ class HSTUForwardSm90:
             histories: int64 [B], history rows of each sequence.
             limits: int64 [R], as `key_limits` of the op.
             claimed: int32 [1], zero, and zero again afterwards: tiles that blocks have taken.
-            seconds, buckets, pairs, cells: of variants with a bias, see `bias.fill_bias`.
+            bias_tiles: int32 [.., WORDS], of variants with a bias, see `bias_tiles`.
             qk_scale, v_scale: of fp8, float32 [H]: what a head's products of queries and keys, and
                 its values, are times.
             blocks: how many run.
             group: sequences that run side by side, for the L2 cache: at most 32.
             window: read only by variants that have one.
+            most_tiles: of the longest sequence's bias; read only by variants with one.
             half_alpha, inverse_norm: alpha / 2 and 1 / N.
         """
         dtype, stages = q.element_type, self.variant.stages
@@ -116,14 +115,12 @@ class HSTUForwardSm90:
             histories,
             limits,
             claimed,
-            seconds,
-            buckets,
-            pairs,
-            cells,
+            bias_tiles,
             qk_scale,
             v_scale,
             group,
             window,
+            most_tiles,
             half_alpha,
             inverse_norm,
             tiles.q.layout,
@@ -151,14 +148,12 @@ class HSTUForwardSm90:
         histories: cute.Tensor,
         limits: cute.Tensor,
         claimed: cute.Tensor,
-        seconds: cute.Tensor | None,
-        buckets: cute.Tensor | None,
-        pairs: cute.Tensor | None,
-        cells: cute.Tensor | None,
+        bias_tiles: cute.Tensor | None,
         qk_scale: cute.Tensor | None,
         v_scale: cute.Tensor | None,
         group: Int32,
         window: Int32,
+        most_tiles: Int32,
         half_alpha: Float32,
         inverse_norm: Float32,
         q_layout: cute.ComposedLayout,
@@ -186,15 +181,16 @@ class HSTUForwardSm90:
             histories=histories,
             limits=limits,
             claimed=claimed,
-            seconds=seconds,
-            buckets=buckets,
-            pairs=pairs,
-            cells=cells,
+            bias_tiles=bias_tiles,
             qk_scale=qk_scale,
             v_scale=v_scale,
         )
         scalars = SimpleNamespace(
-            group=group, window=window, half_alpha=half_alpha, inverse_norm=inverse_norm
+            group=group,
+            window=window,
+            most_tiles=most_tiles,
+            half_alpha=half_alpha,
+            inverse_norm=inverse_norm,
         )
         loads = SimpleNamespace(q=(q_copy, q_tma), k=(k_copy, k_tma), v=(v_copy, v_tma))
         cute.arch.mbarrier_init_fence()

@@ -19,7 +19,7 @@ from torch import Tensor
 from genrec_kernels.cutlass.linear_variants import LinearVariant
 from genrec_kernels.cutlass.packed_parameters import PackedParameters
 from genrec_kernels.cutlass.parameters import Boxes, Parameter
-from genrec_kernels.cutlass.variants import AttentionVariant
+from genrec_kernels.cutlass.variants import AttentionVariant, BiasTilesVariant
 
 #: Where `build` puts kernels and wheels carry them.
 FOLDER = Path(__file__).parent / "compiled"
@@ -28,11 +28,12 @@ _DATA_TYPES = {"bf16": "BFLOAT16", "fp16": "FLOAT16", "fp8": "UINT8"}
 
 #: Kinds of variants by their names in descriptions; one without a name is of attention.
 _ATTENTION = "attention"
-_KINDS: dict[str, type[AttentionVariant | LinearVariant]] = {
+_KINDS: dict[str, type[AttentionVariant | BiasTilesVariant | LinearVariant]] = {
     _ATTENTION: AttentionVariant,
+    "bias tiles": BiasTilesVariant,
     "linear": LinearVariant,
 }
-Variant = TypeVar("Variant", AttentionVariant, LinearVariant)
+Variant = TypeVar("Variant", AttentionVariant, BiasTilesVariant, LinearVariant)
 
 _log = logging.getLogger(__name__)
 
@@ -221,7 +222,10 @@ def _function(kernel: CompiledKernel[Any], device_index: int) -> Any:
     attribute = driver.CUfunction_attribute
     for name, value in (
         (attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel.shared_bytes),
-        (attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100),
+        (
+            attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
+            100 if kernel.shared_bytes else 0,
+        ),
     ):
         _check(driver, driver.cuFuncSetAttribute(function, name, value), kernel)
     _log.info("loaded %s on GPU %d", kernel.variant.name, device_index)

@@ -45,11 +45,11 @@ def run_ahead(tile, k_get, v_get, unseen, masked_end, steps, end, q_place):
     """As `run_steps`, with each tile's scores made a step ahead."""
     keys = tile.variant.keys
     previous = keys * (end - 1 - unseen)
-    k_get = keep_scores(tile, k_get, previous, True)
+    k_get = keep_scores(tile, k_get, previous)
     weigh_kept(tile, previous)
     if unseen + 1 < steps:
         first_key = previous - keys
-        k_get = keep_scores(tile, k_get, first_key, True)
+        k_get = keep_scores(tile, k_get, first_key)
         # The last step has none to follow it.
         for _ in cutlass.range(unseen + 1, cutlass.min(masked_end, steps - 1), unroll=1):
             k_get, v_get = step_ahead(

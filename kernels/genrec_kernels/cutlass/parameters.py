@@ -59,7 +59,7 @@ Parameter = Boxes | Sizes | Memory | int | float
 
 
 class BiasParameters(NamedTuple):
-    """A layer's bias on a batch, of `forward_parameters`.
+    """A layer's bias on a batch, of `bias_tiles_parameters`.
 
     seconds, buckets: the batch's `TimePlan`.
     pairs, cells: the layer's tables times 1 / alpha, see `triton.bias_tables.BiasTables`.
@@ -71,12 +71,39 @@ class BiasParameters(NamedTuple):
     cells: Tensor
 
 
-def _bias_parameters(bias: BiasParameters) -> list[Parameter]:
+class BiasTiles(NamedTuple):
+    """A layer's bias on a batch as tiles, of `forward_parameters`.
+
+    vectors: int32 [B · T · TILE_VECTORS, WORDS], see `bias_tiles`.
+    tiles: T.
+    """
+
+    vectors: Tensor
+    tiles: int
+
+
+def bias_tiles_parameters(
+    *,
+    vectors: Tensor,
+    offsets: Tensor,
+    histories: Tensor,
+    key_limits: Tensor,
+    bias: BiasParameters,
+    edge: int,
+    window: int,
+) -> list[Parameter]:
+    """Of `bias_tiles_sm90.BiasTilesSm90.kernel`, in its order, tensors as it says."""
     return [
+        Memory(vectors, (vectors.shape[0],)),
+        Memory(offsets, (offsets.shape[0],)),
+        Memory(histories, (histories.shape[0],)),
+        Memory(key_limits, (key_limits.shape[0],)),
         Memory(bias.seconds, (bias.seconds.shape[0],)),
         Memory(bias.buckets, (*bias.buckets.shape, *bias.buckets.stride()[:2])),
         Memory(bias.pairs, (bias.pairs.shape[0],)),
         Memory(bias.cells, (bias.cells.shape[0],)),
+        edge,
+        window,
     ]
 
 
@@ -102,7 +129,7 @@ def forward_parameters(
     histories: Tensor,
     key_limits: Tensor,
     claimed: Tensor,
-    bias: BiasParameters | None,
+    bias: BiasTiles | None,
     group: int,
     window: int,
     half_alpha: float,
@@ -127,10 +154,11 @@ def forward_parameters(
         Memory(histories, (histories.shape[0],)),
         Memory(key_limits, (rows,)),
         Memory(claimed),
-        *([] if bias is None else _bias_parameters(bias)),
+        *([] if bias is None else [Memory(bias.vectors, (bias.vectors.shape[0],))]),
         *([] if scales is None else (Memory(scale, (heads,)) for scale in scales)),
         group,
         window,
+        0 if bias is None else bias.tiles,
         half_alpha,
         inverse_norm,
     ]

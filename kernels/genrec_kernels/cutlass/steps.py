@@ -10,19 +10,22 @@ import cutlass.cute as cute
 from cutlass import const_expr
 from cutlass.cute.nvgpu import warpgroup
 
-from genrec_kernels.cutlass.bias import fill_bias
+from genrec_kernels.cutlass.bias_vectors import fill_from_words, load_bias
 from genrec_kernels.cutlass.block_sizes import WARP, WARP_GROUP
 from genrec_kernels.cutlass.byte_weights import pairs_of_weights, put_weights
 from genrec_kernels.cutlass.foreign_places import hide_foreign_places
 from genrec_kernels.cutlass.paged_bias import fill_from_rows, fill_from_tile
 from genrec_kernels.cutlass.products import add_product, product, round_into, stage
 from genrec_kernels.cutlass.scores import hide_unseen, silu, zero_rows
-from genrec_kernels.cutlass.variants import GROUP_ROWS
 
 
-def first_step(tile, k_get, first_key):
-    """Weights of the first tile of keys that is seen; it always needs a mask."""
-    scores, k_place = scores_of(tile, k_get, first_key, True)
+def first_step(tile, k_get, first_key, following=None):
+    """Weights of the first tile of keys that is seen; it always needs a mask.
+
+    Args:
+        following: the first key of the next step, whose bias is asked for; of a bias in tiles.
+    """
+    scores, k_place = scores_of(tile, k_get, first_key, following)
     warpgroup.wait_group(0)
     k_place.release()
     hide_unseen_keys(tile, scores, first_key, True)
@@ -34,9 +37,9 @@ def first_step(tile, k_get, first_key):
     return k_get
 
 
-def next_step(tile, k_get, v_get, first_key, previous, masked):
+def next_step(tile, k_get, v_get, first_key, previous, masked, following=None):
     """Scores of one tile of keys, while the previous tile's values are added to the sums."""
-    scores, k_place = scores_of(tile, k_get, first_key, masked)
+    scores, k_place = scores_of(tile, k_get, first_key, following)
     v_get, v_place = add_values(tile, v_get, previous, masked)
     warpgroup.wait_group(1)
     k_place.release()
@@ -78,34 +81,23 @@ def pass_by(k_get, v_get, steps):
     return k_get, v_get
 
 
-def scores_of(tile, k_get, first_key, masked):
+def scores_of(tile, k_get, first_key, following=None):
     """The scores of a tile of keys, queued, in registers; what the product adds to comes first."""
     variant = tile.variant
     scores = tile.qk_group.make_fragment_C(tile.scores_shape)
-    if const_expr(variant.bias and not variant.paged):
-        fill_bias(
-            scores,
-            tile.tables,
-            tile.sequence,
-            tile.start,
-            tile.num_keys,
-            tile.group_row,
-            first_key,
-            tile.column,
-            tile.row_limits,
-            tile.row_seconds,
-            GROUP_ROWS,
-            variant.keys,
-            masked,
-        )
     if const_expr(variant.paged and variant.bias and not variant.same_bias):
         fill_from_rows(scores, tile.bias, tile.bias_rows, first_key + tile.column, variant.keys)
     k_place = k_get.wait_and_advance()
+    has_tiles = const_expr(variant.bias and not variant.paged)
+    if has_tiles:
+        fill_from_words(scores, tile.bias_words)
     if const_expr(variant.same_bias):
         fill_from_tile(scores, tile.bias_tile, k_place.index, tile.column, variant.keys)
     warpgroup.fence()
     product(tile.first_mma, tile.next_mma, scores, tile.rq, stage(tile.rk, k_place))
     warpgroup.commit_group()
+    if has_tiles:
+        load_bias(tile.bias_words, tile.bias_tiles, tile.bias_vector, following)
     return scores, k_place
 
 

@@ -15,9 +15,9 @@ from genrec_kernels.cutlass.byte_weights import pairs_of_weights, put_weights
 from genrec_kernels.cutlass.steps import add_values, hide_unseen_keys, scores_of
 
 
-def keep_scores(tile, k_get, first_key, masked):
+def keep_scores(tile, k_get, first_key):
     """Make a tile's scores, and wait for them."""
-    scores, k_place = scores_of(tile, k_get, first_key, masked)
+    scores, k_place = scores_of(tile, k_get, first_key)
     warpgroup.wait_group(0)
     k_place.release()
     tile.kept_scores.store(scores.load())
@@ -33,7 +33,7 @@ def weigh_kept(tile, first_key):
 def step_ahead(tile, k_get, v_get, following, first_key, previous, masked):
     """Weights of the tile at `first_key`, while the previous tile's values are added to the sums
     and the scores of the following one are made."""
-    scores, k_place = scores_of(tile, k_get, following, masked)
+    scores, k_place = scores_of(tile, k_get, following)
     v_get, v_place = add_values(tile, v_get, previous, masked)
     pairs = _weigh_beside(tile, v_get, first_key, masked)
     k_place.release()

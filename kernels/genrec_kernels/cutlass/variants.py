@@ -25,7 +25,8 @@ class AttentionVariant:
     Args:
         element: dtype of q, k, v and the output; "fp8" is e4m3 with an output in bfloat16.
         width: width of a head, of keys and of values: 64, 128 or 256.
-        bias: whether scores get a position and time bias.
+        bias: whether scores get a position and time bias, which was made before, for all heads
+            (`bias_tiles`, `paged_bias`).
         window: whether rows see only their last `window` keys.
         short: whether it is for short sequences.
         groups: computing warp groups of a block, `GROUP_ROWS` query rows each.
@@ -93,13 +94,28 @@ class AttentionVariant:
         return self.element_bytes * elements
 
 
+@dataclass(frozen=True, kw_only=True)
+class BiasTilesVariant:
+    """Of the kernel that makes the tiles of a bias: it has no options."""
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return "bias_tiles"
+
+    @property
+    def operand_bytes(self) -> int:
+        """Shared memory of operands."""
+        return 0
+
+
 #: Longest batch, in rows of its longest sequence, for which small tiles pay.
 SHORT_ROWS = 2048
 #: (warp groups, keys, stages, resident) for each width, as measured on an H200; with small
 #: ones where those are faster for short sequences, and with a bias.
 _TILES = {64: (3, 128, 2, 1), 128: (3, 64, 3, 1), 256: (2, 64, 2, 1)}
 _SHORT_TILES = {64: (1, 64, 2, 3)}
-_BIAS_TILES = _TILES | {64: (3, 64, 4, 1)}
+_TILES_WITH_BIAS = _TILES | {64: (3, 64, 4, 1)}
 #: Of paged variants: two warp groups have the 100 to 256 candidates of a request in few tiles. Rows
 #: that each have a bias of their own load it, which more and smaller blocks hide better.
 _PAGED_TILES = {64: (2, 64, 6, 1), 128: (2, 64, 4, 1), 256: (2, 64, 2, 1)}
@@ -112,11 +128,16 @@ WIDTHS = tuple(_TILES)
 
 
 def variant_of(
-    element: Element, width: int, *, bias: bool, window: bool, max_rows: int | None = None
+    element: Element,
+    width: int,
+    *,
+    bias: bool,
+    window: bool,
+    max_rows: int | None = None,
 ) -> AttentionVariant:
     """The variant for sequences of at most `max_rows` rows; None for long ones."""
     short = max_rows is not None and max_rows <= SHORT_ROWS and width in _SHORT_TILES
-    tiles = _SHORT_TILES if short else _BIAS_TILES if bias else _TILES
+    tiles = _SHORT_TILES if short else _TILES_WITH_BIAS if bias else _TILES
     groups, keys, stages, resident = tiles[width]
     return AttentionVariant(
         element=element,
