@@ -16,7 +16,15 @@ from torch import Tensor
 
 pytest.importorskip("cutlass", reason="CuTe DSL (nvidia-cutlass-dsl) compiles the kernels")
 
-from genrec_kernels.cutlass.bias_tiles import NO_WINDOW, PARTS, edge_tiles, new_tiles, tiles_of
+from genrec_kernels.cutlass import hstu_attention as launcher
+from genrec_kernels.cutlass.bias_tiles import (
+    NO_WINDOW,
+    PARTS,
+    TILE_BYTES,
+    edge_tiles,
+    new_tiles,
+    tiles_of,
+)
 from genrec_kernels.cutlass.build import (
     MOST_SHARED_BYTES,
     BuildFailed,
@@ -24,9 +32,11 @@ from genrec_kernels.cutlass.build import (
     compile_variant,
 )
 from genrec_kernels.cutlass.emulation import emulate
+from genrec_kernels.cutlass.library import CompiledKernel
 from genrec_kernels.cutlass.parameters import (
     BiasParameters,
     BiasTiles,
+    Parameter,
     bias_tiles_parameters,
     forward_parameters,
 )
@@ -38,6 +48,7 @@ from genrec_kernels.ptx_emulator.program import PtxError
 from genrec_kernels.reference.bias_tables import bias_tables
 from genrec_kernels.reference.time_plan import plan_times as reference_plan_times
 from genrec_kernels.relative_bias import RelativeBias, time_bucket_boundaries
+from genrec_kernels.time_plan import TimePlan
 
 from .machine_code import disassembled
 
@@ -248,6 +259,70 @@ def test_bias_of_layouts(layout: list[tuple[int, int]]) -> None:
     assert_right(run(built("fp16", bias=True), layout), "fp16")
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_the_launcher_makes_the_bias_in_turns(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher on the CPU, with the emulator in place of the driver."""
+    kernels = [built(bias=True), built_maker()]
+    ptx = {kernel.description.function: Kernel(kernel.ptx) for kernel in kernels}
+    launched: list[str] = []
+
+    def launch_here(
+        chosen: CompiledKernel, parameters: list[Parameter], *, blocks: int, device: torch.device
+    ) -> None:
+        assert device.type == "cpu"
+        launched.append(chosen.variant.name)
+        emulate(ptx[chosen.function], parameters, blocks=blocks)
+
+    random = torch.Generator().manual_seed(0)
+    rows = JaggedRows(torch.tensor([90, 0, 31]), torch.tensor([3, 4, 0]))
+    q, k, v = torch.randn(128, 3, 2, 64, generator=random).bfloat16().unbind(1)
+    limits = torch.tensor([*range(90), *[90] * 3, *[0] * 4, *range(31)])
+    timestamps = _gaps(rows, random, 20, 10_000)
+    bias = RelativeBias(
+        *(torch.randn(n, generator=random) for n in (100, NUM_BUCKETS)),
+        time_bucket_boundaries(NUM_BUCKETS),
+    )
+    plan = reference_plan_times(timestamps, rows.offsets, bias.boundaries, 93)
+    monkeypatch.setattr(launcher, "launch", launch_here)
+    monkeypatch.setattr(launcher, "claim_counter", lambda _: torch.zeros(1, dtype=torch.int32))
+    monkeypatch.setattr(launcher, "multiprocessors", lambda _: 2)
+    monkeypatch.setattr(launcher, "MOST_TILE_BYTES", at_once * tiles_of(93) * TILE_BYTES)
+    monkeypatch.setattr(
+        launcher,
+        "_bias_parameters",
+        lambda bias, times, alpha: BiasParameters(*times, *bias_tables(bias, 1 / alpha)),
+    )
+    monkeypatch.setattr(
+        launcher,
+        "compiled_kernels",
+        lambda: {kernel.description.variant.name: kernel.description for kernel in kernels},
+    )
+    options = {"key_limits": limits, "alpha": 0.125, "norm_length": NORM, "bias": bias}
+    found = launcher.forward(
+        q=q,
+        k=k,
+        v=v,
+        offsets=rows.offsets,
+        histories=rows.history_lengths,
+        **options,
+        max_rows=93,
+        window=None,
+        times=TimePlan(*plan),
+    )
+    expected = hstu_attention(
+        *(q.double(), k.double(), v.double()),
+        rows=rows,
+        timestamps=timestamps,
+        backend="reference",
+        **options,
+    )
+    assert_right((found.double(), expected), "bf16")
+    turns = -(-3 // at_once)
+    assert launched == ["bias_tiles", built(bias=True).description.variant.name] * turns
+
+
 def test_limits_that_are_not_causal() -> None:
     kernel = built()
     assert_right(run(kernel, [(150, 10), (20, 60)], limits="pages"), "bf16")
@@ -305,6 +380,8 @@ def test_machine_code(width: int, short: bool, bias: bool, tmp_path: Path) -> No
     assert "tanh" in sass.lower()
     spills = len(re.findall(r"\b(?:LDL|STL)\b", sass))
     assert not spills, "registers spill"
+    wide = len(re.findall(r"\bLDG\.E\.128\b", sass))
+    assert bool(wide) == bias, "a bias comes 16 bytes at a time, and nothing else from memory does"
     # ptxas may wait after every product, where it takes registers to be too few.
     assert len(re.findall(r"WARPGROUP\.DEPBAR", sass)) < products / 2
 

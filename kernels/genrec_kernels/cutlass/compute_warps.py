@@ -10,7 +10,7 @@ from cutlass import Boolean, Int32, const_expr
 
 from genrec_kernels.cutlass.bias_vectors import bias_registers, first_vector
 from genrec_kernels.cutlass.fragments import fragments_of
-from genrec_kernels.cutlass.jagged_steps import run_ahead, run_steps
+from genrec_kernels.cutlass.jagged_steps import run_steps
 from genrec_kernels.cutlass.key_tiles import limit_of, limits_of_rows, warp_group_steps
 from genrec_kernels.cutlass.steps import pass_by
 from genrec_kernels.cutlass.sum_rows import SumRows, store_rows
@@ -104,8 +104,7 @@ def compute_tiles(variant: cutlass.Constexpr, shared, tensors, scalars, rings):
             k_get, v_get = pass_by(k_get, v_get, unseen)
 
             if unseen < steps:
-                run = run_ahead if const_expr(variant.ahead) else run_steps
-                k_get, v_get = run(
+                k_get, v_get = run_steps(
                     *(tile, k_get, v_get, unseen, masked_end, full_end),
                     *(steps, own_begin, own_end, end),
                 )

@@ -17,6 +17,7 @@ import asyncio
 import logging
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 
 from genrec_kernels.dispatch import Backend, use_backend
-from genrec_model.features.rows import collate, with_candidates
+from genrec_model.features.rows import Rows, collate, with_candidates
 from genrec_model.hstu import HSTU
 from genrec_serving.bench.engine_start import engine_options, start_engine, write_model
 from genrec_serving.bench.engine_users import (
@@ -63,13 +64,19 @@ async def error_of(engine: ScoringEngine, model: HSTU, users: Users, events: int
 
 
 def stateless_ms(
-    model: HSTU, users: Users, events: int, batch: int, backend: Backend | None, runs: int = 5
+    model: Callable[[Rows], torch.Tensor],
+    device: torch.device,
+    users: Users,
+    events: int,
+    batch: int,
+    backend: Backend | None,
+    runs: int = 5,
 ) -> tuple[float, float]:
     """Milliseconds of a whole batch from scratch, and peak memory in MiB (0 on a CPU)."""
     rows = collate(
         [with_candidates(users.cold(events), users.candidates(), now=NOW) for _ in range(batch)]
     )
-    cuda = model.device.type == "cuda"
+    cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     times = []
@@ -94,6 +101,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=0)
     parser.add_argument("--fp8-pages", action="store_true", help="keys and values in eight bits")
     parser.add_argument("--fp8-linear", action="store_true", help="linear layers in eight bits")
+    parser.add_argument("--compile", action="store_true", help="time torch.compile beside eager")
     parser.add_argument("--item-zipf", type=float, default=0.0, help="exponent; 0: all items alike")
     parser.add_argument(
         "--item-cache", type=float, default=None, help="compare this share to the whole table"
@@ -153,11 +161,17 @@ def measure(preset: Preset, options: argparse.Namespace, folder: Path) -> None:
     model = model.to(DTYPES[dtype])
     batch = preset.batch
     stages: list[tuple[str, float, float, float]] = []
-    backends: list[tuple[str, Backend | None]] = [("reference", "reference")]
-    for name, backend in [*backends, ("kernels", None)] if cuda else backends:
-        ms, peak = stateless_ms(model, users, events, batch, backend)
+    ways: list[tuple[str, Callable[[Rows], torch.Tensor], Backend | None]] = [
+        ("reference", model, "reference")
+    ]
+    if options.compile:  # all but attention, which is one operator to it
+        ways.append(("reference, torch.compile", torch.compile(model), "reference"))
+    if cuda:
+        ways.append(("kernels", model, None))
+    for name, run, backend in ways:
+        ms, peak = stateless_ms(run, device, users, events, batch, backend)
         stages.append((name, ms, batch / ms * 1e3, peak))
-        _log.info("plain PyTorch, %s attention: %.1f ms for %d, %.0f MiB", name, ms, batch, peak)
+        _log.info("plain PyTorch, %s: %.1f ms for %d, %.0f MiB", name, ms, batch, peak)
     shared: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name() if cuda else "none (CPU)",
         "dtype": dtype,
