@@ -13,7 +13,12 @@ from genrec_kernels.page_write import page_write
 from genrec_kernels.reference.page_write import page_write as page_write_reference
 from genrec_kernels.triton.fp8_pages import narrow_queries
 
-from .paged_inputs import DEVICE, ON_GPU, TOLERANCE
+from .paged_inputs import (
+    DEVICE,
+    ON_GPU,
+    TOLERANCE,
+    poison,  # noqa: F401  # a fixture
+)
 
 SKIP = [-1]
 #: Slots, of 192, of rows one after the other; groups of 16 of them are written at once.
@@ -134,3 +139,58 @@ def test_queries_of_eight_bits(dtype: torch.dtype, rows: int, heads: int, width:
     found = narrow_queries(q, k_scales, 2.0)
     assert torch.equal(found.float(), narrow_factors(q, 2.0 / k_scales).float())
     assert torch.equal(found.float(), q.float() * k_scales[:, None] / 2)
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(
+    ("rows", "heads", "width"),
+    [(0, 2, 16), (1, 1, 8), (16, 1, 64), (37, 3, 24), (40, 2, 1), (33, 2, 128), (17, 1, 256)],
+)
+@pytest.mark.parametrize("with_slots", [False, True])
+def test_queries_beside_a_page_write(
+    dtype: torch.dtype, rows: int, heads: int, width: int, with_slots: bool
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    # Numbers that fit, for the interpreter, as above; queries as a layer has them.
+    numbers = torch.randn(rows, 3, heads, width, generator=g).to(FP8)
+    q, k, v = numbers.to(DEVICE, dtype).unbind(1)
+    slots = torch.full((rows,), -1, device=DEVICE)
+    if with_slots:
+        slots = torch.randperm(5 * 16, generator=g)[:rows].to(DEVICE)
+        slots[3::7] = -1
+    scales = (2.0 ** -torch.arange(2 * heads, device=DEVICE)).view(2, heads)
+    pages = torch.full((5, heads, 16, 2 * width), torch.nan, device=DEVICE).to(FP8)
+    expected = pages.clone()
+    of_twin = page_write_reference(
+        k, v, slots, kv_pages=expected, kv_scales=scales, q=q, qk_scale=0.125
+    )
+    found = page_write(
+        k, v, slots, kv_pages=pages, kv_scales=scales, q=q, qk_scale=0.125, backend="triton"
+    )
+    assert found is not None
+    assert of_twin is not None
+    assert found.is_contiguous()
+    assert torch.equal(found.float(), of_twin.float())
+    torch.testing.assert_close(pages.float(), expected.float(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("which", ["two requests", "any", "one", "none"])
+def test_queries_are_the_same_bits_in_either_kernel(which: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    # Some too large, and one no number; the axis of dimensions is not the last in memory.
+    numbers = torch.randn(len(SLOTS[which]), 3, 72, 2, generator=g) * 30
+    numbers[0, 0, 5, 1] = torch.nan
+    q, k, v = numbers.to(DEVICE, torch.bfloat16).transpose(2, 3).unbind(1)
+    scales = torch.tensor([[0.7, 0.013], [2.0, 0.31]], device=DEVICE)
+    at = torch.tensor(SLOTS[which], device=DEVICE)
+    pages = torch.zeros(3, 2, 64, 144, device=DEVICE).to(FP8)
+    alone = pages.clone()
+    options = {"kv_scales": scales, "backend": "triton"}
+    found = page_write(k, v, at, kv_pages=pages, q=q, qk_scale=0.37, **options)
+    assert page_write(k, v, at, kv_pages=alone, **options) is None
+    assert found is not None
+    expected = narrow_queries(q.contiguous(), scales[0], 0.37)
+    assert torch.equal(found.view(torch.uint8), expected.view(torch.uint8))
+    assert torch.equal(pages.view(torch.uint8), alone.view(torch.uint8))

@@ -194,22 +194,27 @@ def test_top_k() -> None:
     ).asm["cubin"]
 
 
+@pytest.mark.parametrize("queries", [False, True])
 @pytest.mark.parametrize("page", [16, 64])
 @pytest.mark.parametrize("width", [64, 128, 256])
-def test_page_write_of_eight_bits(width: int, page: int) -> None:
+def test_page_write_of_eight_bits(width: int, page: int, queries: bool) -> None:
     compiled = compile_for_hopper(
         fp8_pages._write,
         num_warps=fp8_pages.WARPS,
-        types={"scales_ptr": "*fp32", "keys_ptr": "*fp8e4nv", "values_ptr": "*fp8e4nv"},
-        aligned=("k_row", "k_head", "v_row", "v_head", "kv_page", "kv_head"),
+        types={
+            "scales_ptr": "*fp32", "keys_ptr": "*fp8e4nv", "values_ptr": "*fp8e4nv",
+            "queries_ptr": "*fp8e4nv", "qk_scale": "fp32",
+        },
+        aligned=("k_row", "k_head", "v_row", "v_head", "kv_page", "kv_head", "q_row", "q_head"),
         HEAD_DIM=width, BLOCK_DIM=fp8_pages.DIMENSIONS, PAGE=page, HAS_TIMES=True,
-        LARGEST=LARGEST, LARGEST_KEY=largest_factor(width),
+        LARGEST=LARGEST, LARGEST_KEY=largest_factor(width), HAS_QUERIES=queries,
     )  # fmt: skip
     ptx = compiled.asm["ptx"]
     assert "e4m3x2" in ptx
     # A thread stores two rows of keys, and two dimensions of values, by 16 bytes; values come in
-    # pairs and need no exchange between threads. Two bytes and one are of groups not whole.
-    assert ptx.count("st.global.v4.b32") == 4
+    # pairs and need no exchange between threads. Two bytes and one are of groups not whole. Queries
+    # go as keys do.
+    assert ptx.count("st.global.v4.b32") == 4 + 2 * queries
     assert ptx.count("st.global.b16") == 16
     assert ptx.count("st.global.b8") == 32
     assert "shared" not in ptx

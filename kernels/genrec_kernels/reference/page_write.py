@@ -21,7 +21,9 @@ def page_write(
     timestamps: Tensor | None = None,
     timestamp_pages: Tensor | None = None,
     kv_scales: Tensor | None = None,
-) -> None:
+    q: Tensor | None = None,
+    qk_scale: float | None = None,
+) -> Tensor | None:
     """Put keys, values and times of rows where their slots say.
 
     Args:
@@ -32,6 +34,11 @@ def page_write(
         timestamps: int64 [R], unix seconds, or None to leave `timestamp_pages` alone.
         timestamp_pages: int64 [P, S], written.
         kv_scales: float32 [2, H] of float8 pages, see `fp8_pages`; None for others.
+        q, qk_scale: float [R, H, D] to be rounded, too, and the scale of its products with keys;
+            with float8 pages.
+
+    Returns:
+        `q` over ``qk_scale / kv_scales[0]`` in float8, [R, H, D]; None without.
     """
     wanted = slots >= 0
     page_R, row_R = slots[wanted] // kv_pages.shape[2], slots[wanted] % kv_pages.shape[2]
@@ -47,3 +54,6 @@ def page_write(
         values[page_R, :, :, places_of(row_R)] = narrow.view(torch.uint8)
     if timestamps is not None and timestamp_pages is not None:
         timestamp_pages[page_R, row_R] = timestamps[wanted]
+    if q is None or qk_scale is None or kv_scales is None:
+        return None
+    return narrow_factors(q, qk_scale / kv_scales[0])

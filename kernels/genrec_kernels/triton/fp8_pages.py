@@ -5,6 +5,9 @@ whose slots follow each other in one group of `PERMUTED`. A thread has a few dim
 group, loaded by places, so its values go out as they come: 16 bytes at once where a run fills its
 group, else two. No run reaches beyond the `PERMUTED` rows after its program's.
 
+Where queries are rounded in the same launch, a program has those of its rows, with a slot or
+without: programs of candidates, which write nothing, have nothing else to do.
+
 Letters in shapes: Y rows that a program looks at, X keys and P places of a group, D dimensions of
 a program (of a head, or a part of them), H half as many. Of queries, X are rows.
 """
@@ -72,11 +75,21 @@ def _store_values(
 def _write(
     k_ptr, v_ptr, slots_ptr, times_ptr, scales_ptr, keys_ptr, values_ptr, page_times_ptr, num_rows,
     k_row, k_head, v_row, v_head, kv_page, kv_head, times_page, times_row,
+    q_ptr, queries_ptr, qk_scale, q_row, q_head,
     HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, PAGE: tl.constexpr, LARGEST: tl.constexpr,
-    LARGEST_KEY: tl.constexpr, HAS_TIMES: tl.constexpr,
+    LARGEST_KEY: tl.constexpr, HAS_TIMES: tl.constexpr, HAS_QUERIES: tl.constexpr,
 ):  # fmt: skip
-    """The runs that begin in a group of rows, `BLOCK_DIM` dimensions of one head."""
+    """The runs that begin in a group of rows, and its queries: `BLOCK_DIM` dimensions of a head."""
     head, part = tl.program_id(1), tl.program_id(2)
+    dim_D = part * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
+    key_X = tl.arange(0, _GROUP)
+    if HAS_QUERIES:
+        # Before anything waits for slots, which queries do not need.
+        row_X = tl.program_id(0).to(tl.int64) * _GROUP + key_X
+        q_mask_XD = (row_X < num_rows)[:, None] & (dim_D < HEAD_DIM)[None, :]
+        q_ptr_X = q_ptr + row_X * q_row + head * q_head
+        q_XD = tl.load(q_ptr_X[:, None] + dim_D[None, :], mask=q_mask_XD)
+        factor = tl.load(scales_ptr + head) / qk_scale
     y_Y = tl.arange(0, 2 * _GROUP)
     row_Y = tl.program_id(0) * _GROUP + y_Y
     slot_Y = tl.load(slots_ptr + row_Y, mask=row_Y < num_rows, other=-1)
@@ -89,15 +102,17 @@ def _write(
     none: tl.constexpr = 2 * _GROUP * _GROUP
     found_Y = tl.where(begins_Y, y_Y * _GROUP + key_Y, none)
 
-    dim_D = part * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
     dim_H = part * BLOCK_DIM + 2 * tl.arange(0, BLOCK_DIM // 2)
-    key_X = tl.arange(0, _GROUP)
     place_P = tl.arange(0, _GROUP)
     # Two places have two keys one after the other, see `fp8_layout`: the even one.
     pair_P = place_P // 2
     even_key_P = pair_P % 2 * 8 + pair_P // 2 * 2
 
     found = tl.min(found_Y)
+    if HAS_QUERIES:
+        queries_ptr_X = queries_ptr + (row_X * tl.num_programs(1) + head) * HEAD_DIM
+        queries_XD = _rounded(q_XD, factor, LARGEST_KEY)
+        tl.store(queries_ptr_X[:, None] + dim_D[None, :], queries_XD, mask=q_mask_XD)
     while found < none:
         begin, from_key = found // _GROUP, found % _GROUP
         end = tl.min(tl.where(fresh_Y & (y_Y > begin), y_Y, 2 * _GROUP))
@@ -152,20 +167,33 @@ def page_write(
     timestamps: Tensor | None,
     timestamp_pages: Tensor | None,
     kv_scales: Tensor,
+    q: Tensor | None = None,
+    queries: Tensor | None = None,
+    qk_scale: float | None = None,
 ) -> None:
-    """As `genrec_kernels.page_write` for pages of eight bits; last axes must be contiguous."""
+    """As `genrec_kernels.page_write` for pages of eight bits; last axes must be contiguous.
+
+    Args:
+        k, v, slots, kv_pages, timestamps, timestamp_pages, kv_scales: as there.
+        q, qk_scale: as there.
+        queries: float8 [R, H, D], contiguous, written as `narrow_queries` has it; given with `q`.
+    """
     num_rows, num_heads, head_dim = k.shape
     if num_rows == 0:
         return
     times, time_pages, time_strides = time_arguments(slots, timestamps, timestamp_pages)
     keys, values = keys_and_values(kv_pages)
+    of_queries = (k, keys, 1.0, 0, 0)  # for none
+    if q is not None and queries is not None and qk_scale is not None:
+        of_queries = (q, queries, qk_scale, q.stride(0), q.stride(1))
     block_dim = max(2, min(DIMENSIONS, triton.next_power_of_2(head_dim)))
     _write[(triton.cdiv(num_rows, PERMUTED), num_heads, triton.cdiv(head_dim, block_dim))](
         k, v, slots, times, kv_scales, keys, values, time_pages, num_rows,
         k.stride(0), k.stride(1), v.stride(0), v.stride(1), *keys.stride()[:2], *time_strides,
+        *of_queries,
         HEAD_DIM=head_dim, BLOCK_DIM=block_dim, PAGE=kv_pages.shape[2],
         LARGEST=LARGEST, LARGEST_KEY=largest_factor(head_dim), HAS_TIMES=times is not slots,
-        num_warps=WARPS,
+        HAS_QUERIES=of_queries[0] is q, num_warps=WARPS,
     )  # fmt: skip
 
 
@@ -194,6 +222,9 @@ def narrow_queries(q: Tensor, k_scales: Tensor, qk_scale: float) -> Tensor:
         q: float [R, H, D], the last axis contiguous.
         k_scales: float32 [H], of keys in eight bits.
         qk_scale: of products.
+
+    Returns:
+        float8 [R, H, D], contiguous.
     """
     num_rows, num_heads, head_dim = q.shape
     out = torch.empty(q.shape, dtype=FP8, device=q.device)
