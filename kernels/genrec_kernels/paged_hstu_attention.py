@@ -44,6 +44,7 @@ def paged_hstu_attention(
     bias: RelativeBias | None = None,
     kv_scales: Tensor | None = None,
     qk_scale: float | None = None,
+    queries: Tensor | None = None,
     max_new_rows: int | None = None,
     max_keys: int | None = None,
     same_bias: bool = False,
@@ -82,6 +83,9 @@ def paged_hstu_attention(
             Scores are summed in half precision then: take it from `fp8_pages.qk_scale_for`. What
             lies beyond (queries, and a bias of more than `fp8_layout.LARGEST_BIAS` times it and
             alpha) is cut.
+        queries: float8 [R, H, D], contiguous: what `page_write` made of `q` with this `qk_scale`
+            and these `kv_scales`, so that no kernel has to be launched for it here; or None. Only
+            CUTLASS reads it, where `takes_queries`; the others go by `q`, which has to come anyway.
         max_new_rows: an upper bound of the new rows of one request, if known: a smaller grid.
         max_keys: an upper bound of `key_limits`, if known: better splits, and less memory for a
             bias. Neither changes what is computed as long as they are bounds.
@@ -102,16 +106,45 @@ def paged_hstu_attention(
     _check(q, k, v, kv_pages, timestamp_pages, page_table, row_offsets, key_limits, timestamps)
     check_scales(kv_pages, kv_scales)
     check_qk_scale(qk_scale, alpha)
+    if queries is not None:
+        _check_queries(queries, q, kv_scales, qk_scale)
     position, time, boundaries = (None, None, None) if bias is None else bias
-    num_rows, table_keys = q.shape[0], page_table.shape[1] * kv_pages.shape[2]
     out: Tensor = torch.ops.genrec.paged_hstu_attention(
         q, k, v, kv_pages, timestamp_pages, page_table, row_offsets, key_limits, timestamps,
-        position, time, boundaries, kv_scales, qk_scale, alpha, norm_length,
-        num_rows if max_new_rows is None else min(max_new_rows, num_rows),
-        table_keys if max_keys is None else min(max_keys, table_keys),
-        same_bias, in_parts, backend,
+        position, time, boundaries, kv_scales, qk_scale, queries, alpha, norm_length,
+        *_bounds(q, kv_pages, page_table, max_new_rows, max_keys), same_bias, in_parts, backend,
     )  # fmt: skip
     return out
+
+
+def takes_queries(
+    q: Tensor,
+    *,
+    kv_pages: Tensor,
+    page_table: Tensor,
+    row_offsets: Tensor,
+    has_bias: bool,
+    qk_scale: float | None,
+    max_new_rows: int | None = None,
+    max_keys: int | None = None,
+    same_bias: bool = False,
+    backend: Backend | None = None,
+) -> bool:
+    """Whether `paged_hstu_attention` reads `queries` when called so: `page_write` rounds them then.
+
+    Args:
+        q, kv_pages, page_table, row_offsets, qk_scale, max_new_rows, max_keys, same_bias, backend:
+            of the call.
+        has_bias: whether it has a bias.
+
+    Raises:
+        BackendUnavailable: the forced backend cannot run that call.
+    """
+    if qk_scale is None or kv_pages.dtype != FP8:
+        return False
+    bounds = _bounds(q, kv_pages, page_table, max_new_rows, max_keys)
+    sizes = _sizes(q, kv_pages, row_offsets, *bounds, has_bias=has_bias, same_bias=same_bias)
+    return _choose(sizes, q.device, kv_pages, qk_scale, forced=backend) == "cutlass"
 
 
 @torch.library.custom_op("genrec::paged_hstu_attention", mutates_args=())
@@ -130,6 +163,7 @@ def _paged_hstu_attention(
     boundaries: Tensor | None,
     kv_scales: Tensor | None,
     qk_scale: float | None,
+    queries: Tensor | None,
     alpha: float,
     norm_length: int,
     max_new_rows: int,
@@ -141,20 +175,12 @@ def _paged_hstu_attention(
     bias = None
     if position is not None and time is not None and boundaries is not None:
         bias = RelativeBias(position, time, boundaries)
-    sizes = PagedSizes(
-        num_rows=q.shape[0],
-        num_requests=row_offsets.shape[0] - 1,
-        num_heads=q.shape[1],
-        head_dim=q.shape[2],
-        page_size=kv_pages.shape[2],
-        dtype=q.dtype,
-        max_new_rows=max_new_rows,
-        max_keys=max_keys,
-        has_bias=bias is not None,
-        same_bias=same_bias,
-    )
+    sizes = _sizes(
+        q, kv_pages, row_offsets, max_new_rows, max_keys,
+        has_bias=bias is not None, same_bias=same_bias,
+    )  # fmt: skip
     chosen = _choose(sizes, q.device, kv_pages, qk_scale, forced=backend)
-    if chosen == "reference" or q.shape[0] == 0 or row_offsets.shape[0] < 2:
+    if chosen == "reference":
         q_scales = None
         if kv_scales is not None and qk_scale is not None:
             q_scales = qk_scale / kv_scales[0]
@@ -174,7 +200,7 @@ def _paged_hstu_attention(
             key_limits=key_limits.contiguous(), timestamps=timestamps.contiguous(), alpha=alpha,
             norm_length=norm_length, bias=bias,
             kv_scales=None if kv_scales is None else kv_scales.contiguous(),
-            qk_scale=qk_scale, sizes=sizes, in_parts=in_parts,
+            qk_scale=qk_scale, queries=queries, sizes=sizes, in_parts=in_parts,
         )  # fmt: skip
     from genrec_kernels.triton import paged_hstu_attention as kernels
 
@@ -198,6 +224,45 @@ def _fake(q: Tensor, *others: object) -> Tensor:
     return q.new_empty(q.shape)
 
 
+def _bounds(
+    q: Tensor,
+    kv_pages: Tensor,
+    page_table: Tensor,
+    max_new_rows: int | None,
+    max_keys: int | None,
+) -> tuple[int, int]:
+    """Of new rows and of keys of a request, no larger than the tensors allow."""
+    num_rows, table_keys = q.shape[0], page_table.shape[1] * kv_pages.shape[2]
+    return (
+        num_rows if max_new_rows is None else min(max_new_rows, num_rows),
+        table_keys if max_keys is None else min(max_keys, table_keys),
+    )
+
+
+def _sizes(
+    q: Tensor,
+    kv_pages: Tensor,
+    row_offsets: Tensor,
+    max_new_rows: int,
+    max_keys: int,
+    *,
+    has_bias: bool,
+    same_bias: bool,
+) -> PagedSizes:
+    return PagedSizes(
+        num_rows=q.shape[0],
+        num_requests=row_offsets.shape[0] - 1,
+        num_heads=q.shape[1],
+        head_dim=q.shape[2],
+        page_size=kv_pages.shape[2],
+        dtype=q.dtype,
+        max_new_rows=max_new_rows,
+        max_keys=max_keys,
+        has_bias=has_bias,
+        same_bias=same_bias,
+    )
+
+
 def _choose(
     sizes: PagedSizes,
     device: torch.device,
@@ -206,7 +271,7 @@ def _choose(
     *,
     forced: str | None,
 ) -> Backend:
-    """What runs a call."""
+    """What runs a call; plain PyTorch has no trouble with one of no rows."""
     offered: tuple[Backend, ...] = ("reference",)
     lacking: dict[Backend, str] = {}
     known = sizes.dtype in DTYPES and kv_pages.dtype in (*DTYPES, FP8)
@@ -230,7 +295,8 @@ def _choose(
             offered = ("cutlass", *offered)
         else:
             offered = ("triton", "cutlass", "reference")
-    return choose_backend("paged_hstu_attention", device, offered, forced=forced, lacking=lacking)
+    chosen = choose_backend("paged_hstu_attention", device, offered, forced=forced, lacking=lacking)
+    return chosen if sizes.num_rows > 0 and sizes.num_requests > 0 else "reference"
 
 
 class _Gpu(TypedDict):
@@ -287,6 +353,18 @@ def _check(
         )
     if timestamp_pages.dtype != torch.int64 or timestamps.dtype != torch.int64:
         raise ValueError("timestamps and timestamp_pages must be int64")
+
+
+def _check_queries(
+    queries: Tensor, q: Tensor, kv_scales: Tensor | None, qk_scale: float | None
+) -> None:
+    if kv_scales is None or qk_scale is None:
+        raise ValueError("queries come with kv_scales and qk_scale, by which they were rounded")
+    if queries.shape != q.shape or queries.dtype != FP8 or not queries.is_contiguous():
+        raise ValueError(
+            f"queries must be {FP8} {list(q.shape)}, contiguous, not {queries.dtype} "
+            f"{list(queries.shape)} with strides {queries.stride()}"
+        )
 
 
 def _shapes(*tensors: Tensor) -> str:

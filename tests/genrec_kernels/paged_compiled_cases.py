@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genrec_kernels.dispatch import BackendUnavailable, backend_problem
 from genrec_kernels.fp8_pages import qk_scale_for
+from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 
 from .paged_inputs import (
@@ -132,6 +133,24 @@ def test_compiled_on_pages_of_eight_bits(
             case, same_bias=bias == "same", max_keys=max_keys, qk_scale=case.qk_scale
         )
         case.check(out, EIGHT_BITS)
+
+
+@needs_cutlass
+@pytest.mark.usefixtures("poison")
+def test_compiled_reads_queries_that_a_page_write_rounded() -> None:
+    case = in_eight_bits(
+        make_case([(600, 100), (64, 80)], dtype=torch.bfloat16, page=64, width=128)
+    )
+    nowhere = torch.full((len(case.q),), -1, device=case.q.device)
+    queries = page_write(
+        case.k, case.v, nowhere,
+        kv_pages=case.kv_pages, kv_scales=case.kv_scales, q=case.q, qk_scale=case.qk_scale,
+    )  # fmt: skip
+    assert queries is not None
+    without = run_compiled(case, qk_scale=case.qk_scale)
+    assert torch.equal(run_compiled(case, qk_scale=case.qk_scale, queries=queries), without)
+    others = run_compiled(case, qk_scale=case.qk_scale, queries=queries.flip(0).contiguous())
+    assert not torch.equal(others, without)
 
 
 @needs_cutlass

@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genrec_kernels import paged_hstu_attention as attention_module
 from genrec_kernels import reference
+from genrec_kernels.dispatch import BackendUnavailable
+from genrec_kernels.fp8_pages import FP8
 from genrec_kernels.fused_linear import linear_add, linear_silu
 from genrec_kernels.fused_norm_gate import layer_norm, norm_gate, norm_gate_of_parts
 from genrec_kernels.page_write import page_write
-from genrec_kernels.paged_hstu_attention import paged_hstu_attention
+from genrec_kernels.paged_hstu_attention import paged_hstu_attention, takes_queries
 from genrec_kernels.top_k import top_k
 
 
@@ -51,6 +54,57 @@ def test_attention_refuses(changes: dict[str, Tensor], message: str) -> None:
         paged_hstu_attention(**arguments(**changes))
 
 
+def narrow_arguments(**changes: object) -> dict[str, object]:
+    """In bfloat16, over pages of eight bits and 64 rows."""
+    q, k, v = (torch.randn(4, 2, 64).bfloat16() for _ in range(3))
+    return arguments(
+        q=q, k=k, v=v, kv_pages=torch.zeros(3, 2, 64, 128).to(FP8),
+        timestamp_pages=torch.zeros(3, 64, dtype=torch.int64), kv_scales=torch.ones(2, 2),
+        qk_scale=1.0,
+    ) | changes  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"queries": torch.zeros(4, 2, 8).to(FP8)}, r"float8_e4m3fn \[4, 2, 64\], contiguous"),
+        ({"queries": torch.zeros(4, 2, 64).bfloat16()}, "not torch.bfloat16"),
+        ({"queries": torch.zeros(2, 4, 64).to(FP8).transpose(0, 1)}, "strides"),
+        ({"queries": torch.zeros(4, 2, 64).to(FP8), "qk_scale": None}, "come with kv_scales and"),
+    ],
+)
+def test_attention_refuses_queries(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        paged_hstu_attention(**narrow_arguments(**changes))
+
+
+def test_attention_without_a_gpu_goes_by_q() -> None:
+    given = narrow_arguments()
+    out = paged_hstu_attention(**given, queries=torch.zeros(4, 2, 64).to(FP8))
+    assert torch.equal(out, paged_hstu_attention(**given))
+
+
+def test_which_attention_takes_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = narrow_arguments()
+    names = ("q", "kv_pages", "page_table", "row_offsets", "qk_scale")
+    call = {name: given[name] for name in names} | {"has_bias": False}
+    assert not takes_queries(**call)
+    assert not takes_queries(**call, backend="reference")
+    with pytest.raises(BackendUnavailable):
+        takes_queries(**call, backend="cutlass")
+    monkeypatch.setattr(attention_module, "choose_backend", lambda *_, **__: "cutlass")
+    assert takes_queries(**call)
+    for change in (
+        {"qk_scale": None},
+        {"kv_pages": torch.zeros(3, 2, 64, 128).bfloat16()},
+        {"q": torch.zeros(0, 2, 64).bfloat16()},
+        {"row_offsets": torch.tensor([0])},
+    ):
+        assert not takes_queries(**(call | change))
+    monkeypatch.setattr(attention_module, "choose_backend", lambda *_, **__: "triton")
+    assert not takes_queries(**call)
+
+
 def test_attention_without_a_gpu_is_the_reference() -> None:
     out = paged_hstu_attention(**arguments(), max_new_rows=3, max_keys=30)
     assert torch.equal(out, reference.paged_hstu_attention(**arguments()))
@@ -64,6 +118,13 @@ def test_page_write_refuses() -> None:
         page_write(k, k, slots, kv_pages=pages[..., :8])
     with pytest.raises(ValueError, match="come together"):
         page_write(k, k, slots, kv_pages=pages, timestamps=slots)
+    with pytest.raises(ValueError, match="q comes with pages of"):
+        page_write(k, k, slots, kv_pages=pages, q=k, qk_scale=1.0)
+    narrow = {"kv_pages": pages.to(FP8), "kv_scales": torch.ones(2, 2)}
+    with pytest.raises(ValueError, match="q and qk_scale come together"):
+        page_write(k, k, slots, **narrow, q=k)
+    with pytest.raises(ValueError, match=r"must be \[3, 2, 8\] as k is"):
+        page_write(k, k, slots, **narrow, q=k[:2], qk_scale=1.0)
 
 
 def test_page_write_without_a_gpu() -> None:
@@ -75,6 +136,20 @@ def test_page_write_without_a_gpu() -> None:
     assert torch.equal(pages[0, :, 3], torch.cat([k[2], v[2]], -1))
     assert int(pages.count_nonzero()) == 2 * 2 * 16
     assert times.nonzero().tolist() == [[0, 3], [1, 1]]
+
+
+def test_page_write_rounds_queries_without_a_gpu() -> None:
+    q, k, v = torch.randn(3, 3, 2, 8).unbind()
+    pages, scales = torch.zeros(2, 2, 16, 16).to(FP8), torch.tensor([[2.0, 4.0], [1.0, 1.0]])
+
+    def write(q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
+        slots = torch.tensor([17, -1, 3])
+        return page_write(k, v, slots, kv_pages=pages, kv_scales=scales, q=q, qk_scale=2.0)
+
+    for run in (write, torch.compile(write, backend="aot_eager", fullgraph=True)):
+        found = run(q, k, v)
+        assert found.dtype == FP8
+        assert torch.equal(found.float(), (q * torch.tensor([1.0, 2.0])[:, None]).to(FP8).float())
 
 
 def test_norm_gate() -> None:

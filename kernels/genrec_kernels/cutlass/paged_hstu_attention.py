@@ -148,6 +148,7 @@ def paged_hstu_attention(
     bias: RelativeBias | None,
     kv_scales: Tensor | None,
     qk_scale: float | None,
+    queries: Tensor | None = None,
     sizes: PagedSizes,
     in_parts: bool = False,
     kernel: CompiledKernel[AttentionVariant] | None = None,
@@ -156,6 +157,7 @@ def paged_hstu_attention(
 
     Args:
         kv_scales, qk_scale: of float8 pages both are given.
+        queries: `q` in float8, or None to have it rounded by a kernel before.
         sizes: of this call.
         kernel: instead of the one for these inputs, for tuning.
     """
@@ -179,8 +181,9 @@ def paged_hstu_attention(
         scale, fp8 = alpha, None
         if kv_scales is not None and qk_scale is not None:
             scale = alpha * qk_scale
-            queries = narrow_queries(contiguous_rows(q), kv_scales[0], qk_scale)
-            fp8 = Fp8Parameters(queries, kv_scales[1], 1 / qk_scale)
+            if queries is None:
+                queries = narrow_queries(contiguous_rows(q), kv_scales[0], qk_scale)
+            fp8 = Fp8Parameters(for_tma(queries), kv_scales[1], 1 / qk_scale)
         made = None
         if bias is not None:
             made = paged_bias(
