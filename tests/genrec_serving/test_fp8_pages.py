@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,9 +21,13 @@ from genrec_kernels.fp8_pages import (
 from genrec_kernels.page_write import page_write
 from genrec_kernels.paged_hstu_attention import paged_hstu_attention
 from genrec_kernels.relative_bias import RelativeBias
+from genrec_model.hstu import HSTUConfig
+from genrec_model.hstu.layer import HSTULayer
 from genrec_serving.engines.interface import RankCall, RecommendCall, ScoringEngine
 from genrec_serving.engines.vllm_options import VllmOptions
-from genrec_serving.vllm_plugin.fp8_pages import page_scales
+from genrec_serving.vllm_plugin import attention_backend
+from genrec_serving.vllm_plugin.fp8_pages import PageScales, page_scales
+from genrec_serving.vllm_plugin.passes import PassInputs
 
 NONE = np.empty(0, np.int64)
 
@@ -135,6 +140,42 @@ def test_scales_are_of_the_model_and_leave_room(served_artifact) -> None:
         assert (first[layer].kv > 0).all()
         assert torch.equal(first[layer].kv, again[layer].kv)
         assert first[layer].qk == again[layer].qk > 0
+
+
+def test_a_layer_rounds_queries_as_it_writes_where_its_attention_takes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = HSTUConfig(
+        num_items=1, num_actions=1, tasks=(), hidden_size=32, num_layers=1, num_heads=2,
+        head_dim=16, max_history=64, chunk_size=1, norm_length=64,
+    )  # fmt: skip
+    of_vllm = SimpleNamespace(compilation_config=SimpleNamespace(static_forward_context={}))
+    monkeypatch.setattr(attention_backend, "get_current_vllm_config", lambda: of_vllm)
+    paged = attention_backend.PagedHSTUAttention(config, FP8, prefix="layers.0.attention")
+    paged.bind_kv_cache(torch.zeros(2, 2, 64, 32).to(FP8))
+    paged.scales = PageScales(torch.full((2, 2), 0.25), 1.0)
+    zeros, times = torch.zeros(3, dtype=torch.int64), torch.zeros(2, 64, dtype=torch.int64)
+    rows = PassInputs(
+        items=zeros, actions=zeros, limits=torch.arange(3), timestamps=zeros,
+        slots=torch.tensor([64, 65, -1]), row_offsets=torch.tensor([0, 3]).int(),
+        page_table=torch.tensor([[1]]).int(), max_new_rows=3, max_keys=3,
+    )  # fmt: skip
+    layer, (q, k, v) = HSTULayer(config), torch.randn(3, 3, 2, 16).bfloat16().unbind()
+    assert paged.write(layer, q, k, v, rows, timestamp_pages=times) is None
+    expected = paged.attend(layer, q, k, v, rows, times, None).parts
+    asked = {}
+
+    def takes(q: torch.Tensor, **call: object) -> bool:
+        asked.update(call)
+        return True
+
+    monkeypatch.setattr(attention_backend, "takes_queries", takes)
+    queries = paged.write(layer, q, k, v, rows, timestamp_pages=times)
+    assert queries is not None
+    assert torch.equal(queries.float(), narrow_factors(q, torch.full((2,), 4.0)).float())
+    assert torch.equal(paged.attend(layer, q, k, v, rows, times, queries).parts, expected)
+    assert asked["has_bias"] == (layer.bias is not None)
+    assert (asked["qk_scale"], asked["max_new_rows"], asked["max_keys"]) == (1.0, 3, 3)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from genrec_kernels.bench.records import Record, append_records, where_and_when
 from genrec_kernels.dispatch import use_backend
 from genrec_kernels.fp8_pages import FP8, keys_and_values, pages_of, qk_scale_for, scales_for
 from genrec_kernels.page_write import page_write
-from genrec_kernels.paged_hstu_attention import paged_hstu_attention
+from genrec_kernels.paged_hstu_attention import paged_hstu_attention, takes_queries
 from genrec_model.hstu import HSTUConfig
 from genrec_model.hstu.layer import AttendedParts, HSTULayer
 
@@ -138,15 +138,24 @@ class Block:
 
         def attend(layer: HSTULayer, q: Tensor, k: Tensor, v: Tensor) -> AttendedParts:
             pages, scales = places[layer]
-            page_write(k, v, self.slots, kv_pages=pages, kv_scales=scales)
+            qk_scale = None if scales is None else self.qk_scale(layer, scales)
+            max_new_rows, max_keys = len(self.x) // self.case.batch, self.case.history
+            narrows = takes_queries(
+                q, kv_pages=pages, page_table=self.page_table, row_offsets=self.offsets,
+                has_bias=layer.bias is not None, qk_scale=qk_scale, max_new_rows=max_new_rows,
+                max_keys=max_keys,
+            )  # fmt: skip
+            queries = page_write(
+                k, v, self.slots, kv_pages=pages, kv_scales=scales,
+                q=q if narrows else None, qk_scale=qk_scale if narrows else None,
+            )  # fmt: skip
             parts = paged_hstu_attention(
-                q, k, v, kv_pages=pages, kv_scales=scales,
-                qk_scale=None if scales is None else self.qk_scale(layer, scales),
+                q, k, v, kv_pages=pages, kv_scales=scales, qk_scale=qk_scale, queries=queries,
                 timestamp_pages=self.times,
                 page_table=self.page_table, row_offsets=self.offsets, key_limits=self.limits,
                 timestamps=self.row_times, alpha=self.config.alpha,
                 norm_length=self.config.norm_length, bias=layer.bias,
-                max_new_rows=len(self.x) // self.case.batch, max_keys=self.case.history,
+                max_new_rows=max_new_rows, max_keys=max_keys,
                 in_parts=True,
             )  # fmt: skip
             return AttendedParts(parts)

@@ -27,7 +27,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from genrec_kernels.fp8_pages import FP8
 from genrec_kernels.page_write import page_write
-from genrec_kernels.paged_hstu_attention import paged_hstu_attention
+from genrec_kernels.paged_hstu_attention import paged_hstu_attention, takes_queries
 from genrec_model.hstu import HSTUConfig
 from genrec_model.hstu.layer import AttendedParts, HSTULayer
 from genrec_serving.vllm_plugin.fp8_pages import PageScales
@@ -191,17 +191,39 @@ class PagedHSTUAttention(PagedLayer):
         )
 
     def write(
-        self, k: Tensor, v: Tensor, rows: PassInputs, *, timestamp_pages: Tensor | None
-    ) -> None:
+        self,
+        layer: HSTULayer,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rows: PassInputs,
+        *,
+        timestamp_pages: Tensor | None,
+    ) -> Tensor | None:
         """Put keys and values [R, H, D] into the pages, before anything of the step reads them.
 
         Args:
-            k, v: of the layer.
+            layer: whose attention follows.
+            q, k, v: of the layer.
             rows: with slots.
             timestamp_pages: int64 [P, S], where the rows' times go; None if they are there.
+
+        Returns:
+            `q` in float8, where the attention takes it so; else None.
         """
         assert rows.slots is not None
-        page_write(
+        qk_scale = None if self.scales is None else self.scales.qk
+        narrows = takes_queries(
+            q,
+            kv_pages=self.pages,
+            page_table=rows.page_table,
+            row_offsets=rows.row_offsets,
+            has_bias=layer.bias is not None,
+            qk_scale=qk_scale,
+            max_new_rows=rows.max_new_rows,
+            max_keys=rows.max_keys,
+        )
+        return page_write(
             k,
             v,
             rows.slots,
@@ -209,6 +231,8 @@ class PagedHSTUAttention(PagedLayer):
             timestamps=None if timestamp_pages is None else rows.timestamps,
             timestamp_pages=timestamp_pages,
             kv_scales=None if self.scales is None else self.scales.kv,
+            q=q if narrows else None,
+            qk_scale=qk_scale if narrows else None,
         )
 
     def attend(
@@ -219,8 +243,17 @@ class PagedHSTUAttention(PagedLayer):
         v: Tensor,
         rows: PassInputs,
         timestamp_pages: Tensor,
+        queries: Tensor | None,
     ) -> AttendedParts:
-        """[R, H, D] each, to parts of [R, H, D]; writes nothing."""
+        """[R, H, D] each, to parts of [R, H, D]; writes nothing.
+
+        Args:
+            layer: whose attention it is.
+            q, k, v: of the layer.
+            rows: of the pass.
+            timestamp_pages: int64 [P, S].
+            queries: what `write` made of `q`; None for rows that were not written.
+        """
         parts = paged_hstu_attention(
             q,
             k,
@@ -236,6 +269,7 @@ class PagedHSTUAttention(PagedLayer):
             bias=layer.bias,
             kv_scales=None if self.scales is None else self.scales.kv,
             qk_scale=None if self.scales is None else self.scales.qk,
+            queries=queries,
             max_new_rows=rows.max_new_rows,
             max_keys=rows.max_keys,
             same_bias=rows.slots is None,  # candidates

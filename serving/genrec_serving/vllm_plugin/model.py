@@ -241,12 +241,13 @@ class GenrecHSTU(nn.Module):
             if self._host is not None:
                 self._host.wait(self.timestamps.layer_name)
                 self._host.wait(paged.layer_name)
+            queries = None
             if inputs.slots is not None:
                 # All writes of the layer come before its first read: a request may share pages
                 # with one that fills them in this very step. The first layer writes the times.
                 times = self.timestamps.times if layer is self.hstu.layers[0] else None
-                paged.write(k, v, inputs, timestamp_pages=times)
-            return paged.attend(layer, q, k, v, inputs, self.timestamps.times)
+                queries = paged.write(layer, q, k, v, inputs, timestamp_pages=times)
+            return paged.attend(layer, q, k, v, inputs, self.timestamps.times, queries)
 
         return self.hstu.run_layers(x, attend)
 
