@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from genrec_kernels.fused_norm_gate import layer_norm, norm_gate
 from genrec_kernels.narrow_rows import narrow_rows
 from genrec_kernels.page_write import page_write
 from genrec_kernels.top_k import groups_pay, top_k
+from genrec_kernels.triton.fp8_pages import narrow_queries
 
 DTYPE = torch.bfloat16
 HEADS, WIDTH, PAGE = 4, 128, 64
@@ -54,9 +56,11 @@ def measure_page_write(rows: int, recorder: Recorder, copy_tbps: float) -> None:
     _record_page_write(f"page-write-{rows}", plain, fused, kv_pages, moved, recorder, copy_tbps)
 
 
-def measure_page_write_fp8(rows: int, recorder: Recorder, copy_tbps: float) -> None:
-    """The same in eight bits, rows in runs as a server writes them."""
-    k, v = torch.randn(rows, 4, HEADS, WIDTH, device="cuda").to(DTYPE)[:, :2].unbind(1)
+def measure_page_write_fp8(
+    rows: int, recorder: Recorder, copy_tbps: float, *, queries: bool
+) -> None:
+    """The same in eight bits, rows in runs as a server writes them; with `queries`, of all rows."""
+    k, v, q = torch.randn(rows, 4, HEADS, WIDTH, device="cuda").to(DTYPE)[:, :3].unbind(1)
     largest = torch.full((HEADS,), 5.0, device="cuda")
     scales = scales_for(largest, largest, WIDTH)
     row = torch.arange(rows, device="cuda")
@@ -74,18 +78,28 @@ def measure_page_write_fp8(rows: int, recorder: Recorder, copy_tbps: float) -> N
         keys[page, :, place] = narrow_factors(k, scales[0]).view(torch.uint8)
         values[page, :, :, value_place] = narrow_values(v, scales[1]).view(torch.uint8)
         time_pages[page, place] = times
+        if queries:
+            narrow_factors(q, 1 / scales[0])
 
-    def fused() -> None:
+    def write(**of_queries: Any) -> None:
         page_write(
-            k, v, slots,
-            kv_pages=kv_pages, kv_scales=scales, timestamps=times, timestamp_pages=time_pages,
+            k, v, slots, kv_pages=kv_pages, kv_scales=scales, timestamps=times,
+            timestamp_pages=time_pages, **of_queries,
         )  # fmt: skip
 
-    moved = rows * (2 * HEADS * WIDTH * (DTYPE.itemsize + FP8.itemsize) + 24)
-    _record_page_write(
-        f"page-write-fp8-{rows}", plain, fused, kv_pages, moved, recorder, copy_tbps,
-        f"; runs of {RUN} rows",
-    )  # fmt: skip
+    def apart() -> None:
+        write()
+        narrow_queries(q, scales[0], 1.0)
+
+    case, note = f"page-write-fp8-{rows}", f"; runs of {RUN} rows"
+    tensors = 2
+    fused = write
+    if queries:
+        case, tensors = f"page-write-fp8-queries-{rows}", 3
+        fused = partial(write, q=q, qk_scale=1.0)
+        note += f"; {time_graph([apart]).p50:.4f} ms in two kernels"
+    moved = rows * (tensors * HEADS * WIDTH * (DTYPE.itemsize + FP8.itemsize) + 24)
+    _record_page_write(case, plain, fused, kv_pages, moved, recorder, copy_tbps, note)
 
 
 def _record_page_write(
@@ -288,8 +302,9 @@ def measurements(recorder: Recorder, backend: Backend) -> dict[str, list[Callabl
             partial(measure_page_write, rows, recorder, copy_tbps) for rows in (512, 8192, 65_536)
         ],
         "page-write-fp8": [
-            partial(measure_page_write_fp8, rows, recorder, copy_tbps)
+            partial(measure_page_write_fp8, rows, recorder, copy_tbps, queries=queries)
             for rows in (512, 8192, 65_536)
+            for queries in (False, True)
         ],
         "linear-silu": [
             partial(measure_linear, *shape, recorder, adds=False, backend=backend)
