@@ -208,8 +208,8 @@ def test_op_is_registered_well() -> None:
     assert case.bias is not None
     arguments = (
         *case.rows.values(), case.kv_pages, case.timestamp_pages, case.page_table,
-        case.row_offsets, case.key_limits, case.timestamps, *case.bias, None, None, 0.3, 64, 2,
-        16, False, False, "triton",
+        case.row_offsets, case.key_limits, case.timestamps, *case.bias, None, None, None, 0.3, 64,
+        2, 16, False, False, "triton",
     )  # fmt: skip
     torch.library.opcheck(torch.ops.genrec.paged_hstu_attention.default, arguments)
 
